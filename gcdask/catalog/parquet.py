@@ -1,0 +1,261 @@
+"""A catalogue on disk: a folder of Parquet parts that counts once its manifest is written.
+
+Parts are written under unique names, each by its own task; `manifest.json`, written last, lists
+those that are valid, and readers trust nothing else. A killed write therefore leaves either the
+old catalogue or none, never half a new one. Units and descriptions are in the metadata of the
+Parquet fields.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gcdask.catalog.schema import SCHEMA, as_dask, units
+from gcdask.errors import InputError
+from gcdask.grid import Grid
+
+MANIFEST = "manifest.json"
+FORMAT = "gcdask-catalog"
+
+
+def filesystem(path: Any) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Find the file system of a path or URL, and the path on it."""
+    fs, root = fsspec.core.url_to_fs(str(path))
+    return fs, root.rstrip("/")
+
+
+# -- one part -----------------------------------------------------------------------------------
+def arrow_schema(empty: pd.DataFrame, grid: Grid | None = None) -> pa.Schema:
+    """Arrow schema of a catalogue: schema columns in their own types, units in the fields."""
+    known = {name: SCHEMA[name].dtype for name in empty.columns if name in SCHEMA}
+    text = {name: "str" for name, kind in empty.dtypes.items() if kind == np.dtype(object)}
+    empty = empty.iloc[:0].astype({**known, **text})
+    stated, told = units(empty), empty.attrs.get("descriptions", {})
+    schema = pa.Schema.from_pandas(empty, preserve_index=False)
+    fields = []
+    for field in schema:
+        what = SCHEMA[field.name].description if field.name in SCHEMA else ""
+        about = {"unit": stated[field.name], "description": told.get(field.name, what)}
+        fields.append(field.with_metadata({k: v for k, v in about.items() if v}))
+    info = dict(schema.metadata or {})
+    if grid is not None:
+        info[b"wcs"] = grid.header.encode()
+    return pa.schema(fields, metadata=info)
+
+
+def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Convert a partition to an Arrow table of exactly this schema."""
+    table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False, safe=False)
+    return table.replace_schema_metadata(schema.metadata)
+
+
+def from_arrow(table: pa.Table) -> pd.DataFrame:
+    """Convert an Arrow table to a partition, with the units of its fields in ``attrs``."""
+    frame = table.to_pandas()
+    about = {f.name: f.metadata or {} for f in table.schema}
+    frame.attrs.clear()
+    for key, name in ((b"unit", "units"), (b"description", "descriptions")):
+        frame.attrs[name] = {c: about[c].get(key, b"").decode() for c in frame.columns}
+    return frame
+
+
+def write_part(
+    part: pd.DataFrame,
+    folder: Any,
+    name: str,
+    *,
+    schema: pa.Schema | None = None,
+    grid: Grid | None = None,
+) -> dict[str, Any]:
+    """Write one partition as ``folder/name`` and return its row for `write_manifest`.
+
+    Parameters
+    ----------
+    part : pandas.DataFrame
+        One partition of a catalogue; it may be empty.
+    folder : path or URL
+        Must exist.
+    name : str
+        Unique name, ``.parquet`` is added if it is not there (see `part_name`).
+    schema : pyarrow.Schema, optional
+        From `arrow_schema`; by default that of the partition.
+    grid : Grid, optional
+        Puts the WCS into the metadata of the file (where ``schema`` is not given).
+
+    Returns
+    -------
+    dict
+        ``name``, ``rows``, ``bytes`` and, where there are sources, the ``bounds``
+        ``[x_min, x_max, y_min, y_max]`` in global pixels.
+    """
+    fs, root = filesystem(folder)
+    name = name if name.endswith(".parquet") else f"{name}.parquet"
+    buffer = io.BytesIO()
+    pq.write_table(to_arrow(part, arrow_schema(part, grid) if schema is None else schema), buffer)
+    try:
+        fs.pipe_file(f"{root}/{name}", buffer.getvalue())  # in one go: no half-written part
+    except OSError as error:
+        raise InputError(f"cannot write {root}/{name} ({error}); choose another folder") from error
+    row: dict[str, Any] = {"name": name, "rows": len(part), "bytes": buffer.tell()}
+    if len(part) and {"x", "y"} <= set(part.columns):
+        x, y = part["x"].to_numpy(), part["y"].to_numpy()
+        bounds = [x.min(), x.max(), y.min(), y.max()]
+        if np.isfinite(bounds).all():
+            row["bounds"] = [float(v) for v in bounds]
+    return row
+
+
+def part_name(index: int | str) -> str:
+    """Make a name for a part that no earlier or concurrent write has used."""
+    label = f"{index:06d}" if isinstance(index, int) else index
+    return f"part-{label}-{uuid.uuid4().hex[:8]}.parquet"
+
+
+# -- the folder ---------------------------------------------------------------------------------
+def write_manifest(folder: Any, rows: Iterable[Mapping[str, Any]], **about: Any) -> dict[str, Any]:
+    """Make the parts valid: write ``folder/manifest.json``, the last act of writing a catalogue.
+
+    Parameters
+    ----------
+    folder : path or URL
+    rows : iterable of dict
+        What `write_part` returned, in the order of the partitions.
+    **about
+        More entries of the manifest (JSON values), for example a fingerprint.
+    """
+    fs, root = filesystem(folder)
+    parts = [dict(row) for row in rows]
+    schema = _part_schema(fs, f"{root}/{parts[0]['name']}") if parts else None
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "version": 1,
+        "rows": sum(p["rows"] for p in parts),
+        "schema": _describe(schema),
+        **about,
+        "parts": parts,
+    }
+    if schema is not None and b"wcs" in (schema.metadata or {}):
+        manifest.setdefault("wcs", schema.metadata[b"wcs"].decode())
+    fs.pipe_file(f"{root}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    return manifest
+
+
+def read_manifest(folder: Any) -> dict[str, Any]:
+    """Read the manifest of a catalogue folder.
+
+    Raises
+    ------
+    InputError
+        If there is none, it is not one of a catalogue, or a part that it lists is missing.
+    """
+    fs, root = filesystem(folder)
+    try:
+        manifest = json.loads(fs.cat_file(f"{root}/{MANIFEST}"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{root} has no {MANIFEST}: no catalogue, or one whose writing did not finish; "
+            "write it again (a single .parquet file of another program can be read directly)"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{root}/{MANIFEST} is damaged ({error}); write it again") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{root} is not a catalogue of gcdask; give a folder with its manifest")
+    there = {name.rsplit("/", 1)[-1] for name in fs.ls(root, detail=False)}
+    missing = [p["name"] for p in manifest["parts"] if p["name"] not in there]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(manifest['parts'])} parts of {root} are missing "
+            f"(first: {missing[0]}); restore them or write the catalogue again"
+        )
+    return manifest
+
+
+def read_dataset(folder: Any) -> dd.DataFrame:
+    """Open the catalogue in a folder, one partition per part of its manifest, lazily."""
+    manifest = read_manifest(folder)
+    fs, root = filesystem(folder)
+    names = [part["name"] for part in manifest["parts"]]
+    if not names:
+        raise InputError(f"{root} lists no parts: an empty catalogue; write it again")
+    meta = from_arrow(_part_schema(fs, f"{root}/{names[0]}").empty_table())
+    # url, not fs: file systems of remote stores hold connections that do not travel
+    url = fs.unstrip_protocol(root)
+    return dd.from_map(
+        _read_part,
+        [f"{url}/{name}" for name in names],
+        meta=meta,
+        label="read-catalog",
+        enforce_metadata=False,
+    )
+
+
+def write_dataset(catalog: Any, folder: Any, *, overwrite: bool, grid: Grid | None) -> None:
+    """Write a catalogue as a folder of parts; the old one stays valid until the new one is."""
+    catalog = as_dask(catalog)
+    fs, root = filesystem(folder)
+    stale = _stale_parts(fs, root, overwrite)
+    try:
+        fs.makedirs(root, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {root} ({error}); choose another folder") from error
+    schema = arrow_schema(catalog._meta, grid)
+    url = fs.unstrip_protocol(root)
+    write = dask.delayed(write_part, pure=False)
+    tasks = [
+        write(part, url, part_name(i), schema=schema) for i, part in enumerate(catalog.to_delayed())
+    ]
+    write_manifest(url, dask.compute(*tasks))
+    for name in stale:  # only now: until here they were the valid catalogue
+        fs.rm_file(name)
+
+
+def _stale_parts(fs: fsspec.AbstractFileSystem, root: str, overwrite: bool) -> list[str]:
+    """Files of an earlier catalogue in the folder; refuses what is not one."""
+    if not fs.exists(root):
+        return []
+    if not fs.isdir(root):
+        raise InputError(f"{root} is a file, not a folder; give another path")
+    fs.invalidate_cache()
+    files = [name for name in fs.ls(root, detail=False) if name.rstrip("/") != root]
+    names = [name.rsplit("/", 1)[-1] for name in files]
+    foreign = [n for n in names if n != MANIFEST and not n.endswith(".parquet")]
+    if foreign:
+        raise InputError(f"{root} holds other files ({foreign[0]}); give an empty folder")
+    if MANIFEST in names and not overwrite:
+        raise InputError(f"{root} exists; use overwrite=True or another path")
+    return [f for f, name in zip(files, names, strict=True) if name != MANIFEST]
+
+
+def _read_part(url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    fs, path = filesystem(url)
+    with fs.open(path, "rb") as file:
+        return from_arrow(pq.read_table(file, columns=None if columns is None else list(columns)))
+
+
+def _part_schema(fs: fsspec.AbstractFileSystem, path: str) -> pa.Schema:
+    try:
+        with fs.open(path, "rb") as file:
+            return pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} is not a readable Parquet file ({error})") from error
+
+
+def _describe(schema: pa.Schema | None) -> dict[str, dict[str, str]]:
+    if schema is None:
+        return {}
+    about = {
+        f.name: {k.decode(): v.decode() for k, v in (f.metadata or {}).items()} for f in schema
+    }
+    return {f.name: {"dtype": str(f.type), **about[f.name]} for f in schema}

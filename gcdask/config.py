@@ -1,0 +1,194 @@
+"""The configuration of a run: one YAML file, one section per stage, errors with the key's path.
+
+A file is read with `load`; what it may say is in `gcdask.sections` (and in `schema`). Models are
+frozen: a configuration never changes after it was checked, so that its `Config.canonical` form can
+stand for it in fingerprints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from gcdask.configio import (
+    absolute,
+    apply_override,
+    expand_mosaic,
+    fill_sections,
+    is_local,
+    mistake,
+    one_line,
+    parse_override,
+    read_yaml,
+)
+from gcdask.errors import InputError
+from gcdask.sections import (
+    Catalog,
+    Cluster,
+    Compare,
+    Density,
+    Detect,
+    FieldSection,
+    Inpaint,
+    Lens,
+    Mask,
+    Mass,
+    Mosaic,
+    Noise,
+    Output,
+    Profiles,
+    Reference,
+    Section,
+    Text,
+    Tiles,
+    option,
+)
+
+# Keys that hold paths; `*` stands for any band or list position.
+PATHS = (
+    "mosaic.path",
+    "mosaic.bands.*",
+    "mosaic.err.*",
+    "mosaic.weight.*",
+    "reference.path",
+    "reference.bands.*",
+    "reference.err.*",
+    "reference.weight.*",
+    "reference.mask.regions.*",
+    "reference.mask.files.*",
+    "catalog.path",
+    "mask.regions.*",
+    "mask.files.*",
+    "manual",
+    "lens.path",
+    "lens.path_y",
+)
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Text = option("field", "name of the field in figures; null = the file's name")
+    mosaic: Mosaic | None = option(None, "images (this or catalog)")
+    reference: Reference | None = option(None, "images of a second field")
+    catalog: Catalog | None = option(None, "a catalogue to start from (this or mosaic)")
+    field: FieldSection = Field(description="cluster and cosmology")
+    tiles: Tiles = option(Tiles(), "tiles")
+    mask: Mask = option(Mask(), "masks")
+    noise: Noise = option(Noise(), "noise map")
+    detect: Detect = option(Detect(), "detection")
+    manual: Text | None = option(None, "table of sources added by hand (ra, dec)")
+    inpaint: Inpaint = option(Inpaint(), "inpainting")
+    density: Density = option(Density(), "density map")
+    lens: Lens | None = option(None, "lens model; null = no comparison")
+    compare: Compare = option(Compare(), "comparison with the lens")
+    profiles: Profiles = option(Profiles(), "radial profiles")
+    mass: Mass = option(Mass(), "masses")
+    output: Output = option(Output(), "what is written")
+    cluster: Cluster = option(Cluster(), "workers")
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        if (self.mosaic is None) == (self.catalog is None):
+            both = self.mosaic is not None
+            raise mistake(
+                ("mosaic and catalog are both given" if both else "no mosaic and no catalog")
+                + "; give one of them (mosaic: path: field.zarr)"
+            )
+        if self.reference is not None and self.mosaic is None:
+            raise mistake("is given without a mosaic; remove it", "reference")
+        if self.profiles.contamination.method == "reference" and self.reference is None:
+            raise mistake(
+                "'reference' needs a reference field; add the section reference, or use outer",
+                "profiles.contamination.method",
+            )
+        if self.output.report and not self.output.figures:
+            raise mistake("true needs figures; set output.figures: true too", "output.report")
+        return self
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain dict of every key, defaults included: for fingerprints and ``run.json``."""
+        return self.model_dump(mode="json")
+
+    def check_paths(self) -> None:
+        """Raise `InputError` naming the first key whose file does not exist (local ones only)."""
+        for key, path in self.local_paths():
+            file = path.rsplit("[", 1)[0] if path.endswith("]") else path  # x.fits[SCI]
+            if not Path(file).exists():
+                raise InputError(
+                    f"{key}: {path} does not exist; correct it in the configuration, "
+                    f"or give --set {key}=PATH"
+                )
+
+    def local_paths(self) -> list[tuple[str, str]]:
+        """Every ``(key, path)`` of the configuration that is a local file."""
+        found: list[tuple[str, str]] = []
+        for pattern in PATHS:
+            found.extend(_values(self.canonical(), pattern.split(".")))
+        return [(key, path) for key, path in found if is_local(path)]
+
+
+def _values(value: Any, pattern: list[str], key: str = "") -> Iterable[tuple[str, str]]:
+    """All ``(key, text)`` of a plain tree at ``pattern``, whose ``*`` match anything."""
+    if not pattern:
+        if isinstance(value, str):
+            yield key, value
+        return
+    first, rest = pattern[0], pattern[1:]
+    if isinstance(value, dict):
+        for name in value if first == "*" else [first]:
+            if name in value:
+                yield from _values(value[name], rest, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _values(item, rest, f"{key}[{i}]")
+
+
+# -- reading ----------------------------------------------------------------------------------
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read and check a configuration.
+
+    Parameters
+    ----------
+    path : path
+        YAML file. Relative paths in it start from its folder; ``{mosaic}`` at the start of a path
+        stands for ``mosaic.path`` without its suffix, so that files beside a mosaic follow it.
+    overrides : iterable of str
+        ``KEY.SUBKEY=VALUE``, the value in YAML; relative paths start from the working directory.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    InputError
+        For any mistake, in one line: the key's path, the value, the remedy.
+    """
+    path = Path(path)
+    raw = fill_sections(absolute(read_yaml(path), path.absolute().parent, PATHS), Config)
+    if raw.get("name") is None:
+        raw["name"] = path.stem
+    for text in overrides:
+        keys, value = parse_override(text)
+        nested: Any = value
+        for key in reversed(keys):
+            nested = {key: nested}
+        apply_override(raw, keys, absolute(nested, Path.cwd(), PATHS), text)
+    raw = expand_mosaic(fill_sections(raw, Config), PATHS)
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: {one_line(error, Config)}") from None
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a configuration file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(mode="validation"),
+        "title": "gcdask configuration",
+    }

@@ -1,0 +1,172 @@
+"""What the graphs of this package share: checked arguments, delayed points, the normalisation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.delayed import Delayed
+
+from gcdask import catalog as cat
+from gcdask.density.fields import HALF, KernelSum, Points
+from gcdask.errors import InputError
+from gcdask.grid import Grid
+
+log = logging.getLogger(__name__)
+
+CHUNK = 2048  # of maps on grids that have no chunks
+
+Chunks = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _partition(frame: pd.DataFrame, grid: Grid, weights: str | None) -> np.ndarray:
+    x, y = cat.pixel_positions(frame, grid)
+    return np.stack([x, y, frame[weights].to_numpy(float) if weights else np.ones(len(frame))])
+
+
+def _total(mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: KernelSum) -> np.ndarray:
+    """Sum of rho over the good pixels in two halves of integers, exact in any order; (1, 1, 2)."""
+    good = mask == 0
+    if not good.any():
+        return np.zeros((1, 1, 2), np.int64)
+    whole = np.rint(field.at(ys, xs)[good] / field.unit).astype(np.int64)
+    halves = (whole >> HALF).sum(), (whole & (2**HALF - 1)).sum()
+    return np.array(halves, np.int64).reshape(1, 1, 2)
+
+
+def _rate(halves: np.ndarray, number: int, field: KernelSum) -> float:
+    """Return what turns rho into a number per pixel."""
+    total = ((int(halves[0]) << HALF) + int(halves[1])) * field.unit
+    return number / total if total > 0 else 0.0
+
+
+def _masked(
+    mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, step: int, points: Points
+) -> tuple[np.ndarray, int]:
+    """Find the points of a block on masked pixels (indices), and count those on good ones."""
+    k, i, j = points.inside(ys, xs, step)
+    hit = mask[i, j] != 0
+    return k[hit], int((~hit).sum())
+
+
+def _unmasked(points: Points, parts: Sequence[tuple[np.ndarray, int]]) -> tuple[Points, int]:
+    """All points but those on masked pixels, and how many lie on good pixels of the mask."""
+    keep = np.ones(points.x.size, bool)
+    for k, _ in parts:
+        keep[k] = False
+    if not keep.all():
+        log.info("%d sources on masked pixels are not used to inpaint", (~keep).sum())
+    return Points(points.x[keep], points.y[keep], points.w[keep]), sum(n for _, n in parts)
+
+
+def positive(**values: float | None) -> None:
+    """Refuse named values that are not finite and above 0 (None passes)."""
+    for name, value in values.items():
+        if value is not None and not 0 < value < np.inf:
+            raise InputError(f"{name} = {value} is not a positive number; give one above 0")
+
+
+def layout(like: Any) -> tuple[Grid, Chunks]:
+    """Grid of ``like`` and the chunks of its (y, x)."""
+    if isinstance(like, Grid):
+        sizes: Any = {}
+        grid = like
+    elif isinstance(like, xr.DataArray | xr.Dataset):
+        sizes, grid = like.chunksizes, Grid.of(like)
+    else:
+        raise InputError(f"like is a {type(like).__name__}; give a map, a mosaic or a Grid")
+    wanted = tuple(sizes.get(name, CHUNK) for name in ("y", "x"))
+    return grid, da.core.normalize_chunks(wanted, shape=grid.shape, dtype=float)
+
+
+def lines(grid: Grid, chunks: Chunks) -> tuple[da.Array, da.Array]:
+    """Rows and columns (global pixels) of a grid in these chunks."""
+    ys, xs = (da.from_array(a, chunks=(c,)) for a, c in zip((grid.y, grid.x), chunks, strict=True))
+    return ys, xs
+
+
+def delayed_points(catalog: Any, grid: Grid, weights: str | None = None) -> Delayed:
+    """Delayed `Points` of a catalogue; missing columns raise `InputError` here and now."""
+    frame = cat.as_dask(catalog)
+    cat.pixel_positions(frame._meta, grid)
+    if weights is not None and weights not in frame.columns:
+        raise InputError(
+            f"weights = {weights!r} is no column of the catalogue; it has {list(frame.columns)}"
+        )
+    position = {"ra", "dec"} if {"ra", "dec"} <= set(frame.columns) else {"x", "y"}
+    frame = frame[[c for c in frame.columns if c in position | {weights}]]
+    part = dask.delayed(_partition, pure=True)
+    parts = [part(p, grid, weights) for p in _partitions(frame)]
+    return dask.delayed(Points.gather, pure=True)(parts)
+
+
+def _partitions(frame: dd.DataFrame) -> list[Delayed]:
+    """Give the partitions as delayed objects, with graphs that array optimisation can read.
+
+    The tasks of `dask.dataframe.from_delayed(verify_meta=False)` are aliases under a wrong key
+    (seen in dask 2026.8), on which `dask.array` stops with a missing dependency.
+    """
+    frame = frame.optimize()
+    graph = {
+        key: type(task)(key, task.target) if getattr(task, "key", key) != key else task
+        for key, task in dict(frame.__dask_graph__()).items()
+    }
+    return [Delayed(key, graph) for key in frame.__dask_keys__()]
+
+
+def mask_array(mask: Any, grid: Grid, chunks: Chunks | None = None) -> da.Array:
+    """Mask as a dask array ``(y, x)`` on the pixels of ``grid``, in its own or these chunks."""
+    if not isinstance(mask, xr.DataArray):
+        raise InputError(f"mask is a {type(mask).__name__}; give a DataArray with dims (y, x)")
+    if mask.dtype.kind not in "bui":
+        raise InputError(
+            f"mask has dtype {mask.dtype}; give bool or integer bits (nonzero = masked)"
+        )
+    other = Grid.of(mask)
+    if not grid.same_pixels(other):
+        raise InputError(
+            f"mask {other.shape} from {other.origin} every {other.step} px and the map "
+            f"{grid.shape} from {grid.origin} every {grid.step} px are not the same pixels; "
+            "cut or reproject the mask onto the map"
+        )
+    data = mask.transpose("y", "x").data
+    if not isinstance(data, da.Array):
+        data = da.from_array(data, chunks=chunks or layout(grid)[1])
+    return data.rechunk(chunks) if chunks is not None else data
+
+
+def split(mask: da.Array, ys: da.Array, xs: da.Array) -> list[tuple[Any, Any, Any]]:
+    """Give the chunks of a mask (or map) with their rows and columns, as delayed objects."""
+    blocks, rows, columns = mask.to_delayed(), ys.to_delayed(), xs.to_delayed()
+    return [
+        (blocks[i, j], rows[i], columns[j]) for i in range(len(rows)) for j in range(len(columns))
+    ]
+
+
+def detected(points: Delayed, mask: da.Array, ys: Any, xs: Any, step: int) -> Any:
+    """Give the delayed points without those on masked pixels, and the number on good pixels."""
+    hits = [
+        dask.delayed(_masked, pure=True)(m, y, x, step, points) for m, y, x in split(mask, ys, xs)
+    ]
+    both = dask.delayed(_unmasked, pure=True, nout=2)(points, hits)
+    return both[0], both[1]
+
+
+def normalisation(field: Delayed, number: Any, mask: da.Array, ys: Any, xs: Any) -> Delayed:
+    """Give the delayed factor that makes the integral of rho over good pixels equal ``number``.
+
+    The map is evaluated for this alone and dropped chunk by chunk: sharing its tasks with the
+    scaled map would hold all of it in memory until the sum is known.
+    """
+    halves = da.blockwise(
+        _total, "ijk", mask, "ij", ys, "i", xs, "j", field=field, new_axes={"k": 2},
+        adjust_chunks={"i": 1, "j": 1}, dtype=np.int64, meta=np.empty((0, 0, 0), np.int64),
+    ).sum(axis=(0, 1))  # fmt: skip
+    return dask.delayed(_rate, pure=True)(halves, number, field)

@@ -1,0 +1,323 @@
+"""Lens models of dPIE potentials and shears, evaluated lazily on any grid.
+
+Conventions (Lenstool's, checked against lenstronomy and the published models' own chi^2):
+offsets from the reference are x = -(ra - ra0) cos(dec0) 3600, positive to the *west*, and
+y = (dec - dec0) 3600; ``angle_pos`` is counter-clockwise from +x; lengths are in arcsec.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
+from functools import cached_property
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gcdask.errors import InputError
+from gcdask.grid import Field, Grid
+from gcdask.kernels import dpie
+from gcdask.lensing.resample import target
+from gcdask.lensing.scale import distance_ratio
+
+COLUMNS = {
+    "name": "str",
+    "profile": "int64",
+    "x_centre": "float64",
+    "y_centre": "float64",
+    "ellipticity": "float64",
+    "angle_pos": "float64",
+    "core_radius": "float64",
+    "cut_radius": "float64",
+    "v_disp": "float64",
+    "gamma": "float64",
+    "z_lens": "float64",
+}
+"""Columns of `LenstoolModel.potentials`: arcsec, deg, km/s; NaN does not occur."""
+
+_NEEDED = ("x_centre", "y_centre", "core_radius", "cut_radius", "v_disp")  # of a dPIE
+SAME_Z = 1e-4  # potentials closer than this in redshift are in one plane
+MIN_CORE = 1e-3  # arcsec; a zero core would make kappa infinite in its centre
+
+
+@dataclass(frozen=True, eq=False)
+class LenstoolModel:
+    """A lens model of dPIE potentials and shears in one plane (parameters, no maps).
+
+    Made by `read_lenstool` or `LenstoolModel.from_potentials`.
+
+    Attributes
+    ----------
+    center : (float, float)
+        RA, Dec (deg) of the reference.
+    z_lens : float
+        Redshift of the plane.
+    potentials : DataFrame
+        One row per potential, columns `COLUMNS`.
+    h0, om0 : float
+        Flat cosmology.
+    name : str
+        Goes into the attributes of maps.
+    set_aside : DataFrame
+        Potentials in other planes, which are not part of any sum.
+    """
+
+    center: tuple[float, float]
+    z_lens: float
+    potentials: pd.DataFrame = dataclass_field(repr=False)
+    h0: float = 70.0
+    om0: float = 0.3
+    name: str = "lens"
+    set_aside: pd.DataFrame = dataclass_field(default_factory=lambda: frame([]), repr=False)
+
+    # -- making one ---------------------------------------------------------------------------
+    @classmethod
+    def from_potentials(
+        cls,
+        potentials: pd.DataFrame | Iterable[Mapping[str, Any]],
+        center: tuple[float, float],
+        z_lens: float,
+        *,
+        h0: float = 70.0,
+        om0: float = 0.3,
+        name: str = "lens",
+    ) -> LenstoolModel:
+        """Model from a table of potentials.
+
+        Parameters
+        ----------
+        potentials : DataFrame or iterable of mappings
+            Keys as `COLUMNS` (NaN in a DataFrame: not given). ``profile`` defaults to 81,
+            ``name`` to the row's number, the ellipticity and angle to 0, ``z_lens`` to that of
+            the model.
+        center, z_lens, h0, om0, name
+            See the class.
+
+        Raises
+        ------
+        InputError
+            If a parameter is missing or impossible, naming the potential.
+        """
+        if isinstance(potentials, pd.DataFrame):
+            # a table of several profiles has NaN where a key does not apply
+            records: list[Any] = potentials.to_dict("records")
+            given = [{k: v for k, v in r.items() if not pd.isna(v)} for r in records]
+        else:
+            given = [dict(p) for p in potentials]
+        rows = [complete(p, i, z_lens) for i, p in enumerate(given)]
+        for row in rows:
+            check(row, f"potential {row['name']}")
+        return in_one_plane(cls(sky_position(center), float(z_lens), frame(rows), h0, om0, name))
+
+    # -- what it is ---------------------------------------------------------------------------
+    @property
+    def names(self) -> list[str]:
+        """Names of the potentials, in the order of the sum."""
+        return self.potentials["name"].tolist()
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The potentials as `gcdask.kernels.dpie.make_table` lays them out."""
+        columns = [c for c in COLUMNS if c not in ("name", "z_lens")]
+        return dpie.make_table(*(self.potentials[c].to_numpy() for c in columns))
+
+    def field(self, z_source: float = 3.0) -> Field:
+        """Make the field about the reference, for sources at ``z_source``."""
+        return Field(self.center, self.z_lens, z_source, self.h0, self.om0)
+
+    # -- positions ----------------------------------------------------------------------------
+    def xy(self, ra: Any, dec: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Lenstool's offsets (west, north) in arcsec of RA, Dec in deg."""
+        return offsets(ra, dec, self.center)
+
+    def sky(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """RA, Dec (deg) of Lenstool's offsets in arcsec: the inverse of `xy`."""
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        ra = self.center[0] - x / 3600 / np.cos(np.deg2rad(self.center[1]))
+        return ra % 360, self.center[1] + y / 3600
+
+    def position(self, name: str) -> tuple[float, float]:
+        """RA, Dec (deg) of the centre of the first potential of this name."""
+        row = self.potentials.iloc[int(np.argmax(self._chosen([name])))]
+        ra, dec = self.sky(row["x_centre"], row["y_centre"])
+        return float(ra), float(dec)
+
+    # -- convergence --------------------------------------------------------------------------
+    def kappa_at(
+        self, ra: Any, dec: Any, z_source: float, *, potentials: Iterable[str] | None = None
+    ) -> np.ndarray:
+        """Convergence at RA, Dec (deg) for sources at ``z_source``; float64, their shape."""
+        ratio = self._ratio(z_source)
+        x, y = np.broadcast_arrays(*self.xy(ra, dec))
+        return dpie.kappa_infinity(x, y, self.table[self._chosen(potentials)]) * ratio
+
+    def kappa(
+        self,
+        like: xr.DataArray | xr.Dataset | Grid,
+        z_source: float,
+        *,
+        potentials: Iterable[str] | None = None,
+    ) -> xr.DataArray:
+        """Convergence at the pixel centres of a grid, lazily.
+
+        Parameters
+        ----------
+        like : DataArray, Dataset or Grid
+            The grid, and the chunks (1024 px if it has none).
+        z_source : float
+            Redshift of the sources; ``inf`` for D_LS/D_S = 1.
+        potentials : iterable of str, optional
+            Names of the potentials to sum; default all.
+
+        Returns
+        -------
+        DataArray, dims (y, x), float64
+            Dimensionless; attributes ``z_lens``, ``z_source``, ``model``.
+
+        Raises
+        ------
+        InputError
+            If the source is not behind the lens or a name is unknown.
+        """
+        ratio, chosen = self._ratio(z_source), self._chosen(potentials)
+        grid, chunks = target(like)
+        args = (
+            *(da.from_array(grid.y, chunks=(chunks[0],)), "y"),
+            *(da.from_array(grid.x, chunks=(chunks[1],)), "x"),
+            # an array, not an argument: one copy for the graph rather than one for each task
+            *(da.from_array(self.table[chosen], chunks=-1), "pc"),
+        )
+        with warnings.catch_warnings():  # more chunks than y or x has alone: that is the idea
+            warnings.simplefilter("ignore", da.PerformanceWarning)
+            data = da.blockwise(
+                kappa_block,
+                "yx",
+                *args,
+                concatenate=True,
+                grid=grid,
+                center=self.center,
+                ratio=ratio,
+                dtype=np.float64,
+                meta=np.empty((0, 0)),
+            )
+        attrs = {"z_lens": self.z_lens, "z_source": float(z_source), "model": self.name}
+        return grid.wrap(data, "kappa", "", **attrs)
+
+    def _ratio(self, z_source: float) -> float:
+        return distance_ratio(self.z_lens, float(z_source), h0=self.h0, om0=self.om0)
+
+    def _chosen(self, names: Iterable[str] | None) -> np.ndarray:
+        if names is None:
+            return np.ones(len(self.potentials), bool)
+        wanted = [names] if isinstance(names, str) else list(names)
+        unknown = [n for n in wanted if n not in set(self.names)]
+        if unknown:
+            some = ", ".join(self.names[:6])
+            raise InputError(f"{self.name} has no potential {unknown[0]!r}; it has {some}, ...")
+        return self.potentials["name"].isin(wanted).to_numpy()
+
+
+def kappa_block(
+    y: np.ndarray,
+    x: np.ndarray,
+    table: np.ndarray,
+    *,
+    grid: Grid,
+    center: tuple[float, float],
+    ratio: float,
+) -> np.ndarray:
+    """Convergence of the pixels at global ``y`` (rows) and ``x`` (columns)."""
+    yy, xx = np.meshgrid(y.astype(float), x.astype(float), indexing="ij")
+    return dpie.kappa_infinity(*offsets(*grid.sky(xx, yy), center), table) * ratio
+
+
+def offsets(ra: Any, dec: Any, center: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Lenstool's offsets (west, north) in arcsec of RA, Dec from ``center``, all in deg."""
+    ra, dec = np.asarray(ra, float), np.asarray(dec, float)
+    east = (ra - center[0] + 180) % 360 - 180
+    return -east * np.cos(np.deg2rad(center[1])) * 3600, (dec - center[1]) * 3600
+
+
+# -- tables of potentials ---------------------------------------------------------------------
+def complete(row: dict[str, Any], index: int, z_lens: float) -> dict[str, Any]:
+    """Fill in the defaults of a row; `InputError` for what is missing or unknown."""
+    unknown = sorted(set(row) - set(COLUMNS))
+    name = str(row.get("name", index + 1))
+    if unknown:
+        raise InputError(f"potential {name}: unknown key {unknown[0]!r}; use {', '.join(COLUMNS)}")
+    row = {"profile": dpie.DPIE, "z_lens": z_lens, **row, "name": name}
+    needed = ("gamma",) if row["profile"] == dpie.SHEAR else _NEEDED
+    missing = [k for k in needed if k not in row]
+    if missing:
+        raise InputError(f"potential {name} has no {missing[0]}; give it")
+    return {k: row.get(k, 0.0) for k in COLUMNS}
+
+
+def check(row: dict[str, Any], where: str) -> None:
+    """Raise `InputError` for a potential that cannot exist; raises a core of zero a little."""
+    if row["profile"] not in (dpie.DPIE, dpie.SHEAR):
+        raise InputError(f"{where} has profile {row['profile']}; use 81 (dPIE) or 14 (shear)")
+    bad = [k for k in COLUMNS if k != "name" and not np.isfinite(row[k])]
+    if bad:
+        raise InputError(f"{where} has {bad[0]} = {row[bad[0]]}; give a finite number")
+    if row["profile"] == dpie.SHEAR:
+        return
+    if not 0 <= row["ellipticity"] < 1:
+        raise InputError(f"{where} has ellipticity {row['ellipticity']:g}; give 0 <= e < 1")
+    if not 0 <= row["core_radius"] < row["cut_radius"]:
+        raise InputError(
+            f"{where} has core_radius {row['core_radius']:g} and cut_radius "
+            f"{row['cut_radius']:g}; give 0 <= core < cut"
+        )
+    if row["core_radius"] == 0:
+        warnings.warn(f"{where} has no core; {MIN_CORE:g} arcsec is used", stacklevel=5)
+        row["core_radius"] = MIN_CORE
+
+
+def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Table of complete rows with the dtypes of `COLUMNS`."""
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def sky_position(center: tuple[float, float]) -> tuple[float, float]:
+    """RA, Dec in deg as floats, RA in [0, 360); `InputError` if it is not a position."""
+    ra, dec = (float(v) for v in center)
+    if not (np.isfinite(ra) and -90 < dec < 90):
+        raise InputError(f"center = ({ra:g}, {dec:g}) is not RA, Dec in degrees; give both")
+    return ra % 360, dec
+
+
+def in_one_plane(model: LenstoolModel) -> LenstoolModel:
+    """Set aside the potentials of other planes than the model's own, with a warning.
+
+    The plane is ``z_lens``, or if that is NaN the one with the most mass (v_disp^2 cut_radius).
+    """
+    table, z_lens = model.potentials, model.z_lens
+    if table.empty:
+        raise InputError("a lens model needs at least one potential; none is given")
+    if np.isnan(z_lens):
+        mass = table["v_disp"] ** 2 * table["cut_radius"]
+        z_lens = float(str(mass.groupby(table["z_lens"]).sum().idxmax()))
+    here = (table["z_lens"] - z_lens).abs() <= SAME_Z
+    if not here.all():
+        away = table[~here]
+        some = [f"{n} (z = {z:g})" for n, z in zip(away["name"], away["z_lens"], strict=True)]
+        others = ", ".join(some[:5] + ["..."] * (len(some) > 5))
+        warnings.warn(
+            f"{model.name}: {int((~here).sum())} of {len(table)} potentials are not at z_lens = "
+            f"{z_lens:g} and are set aside: {others}",
+            stacklevel=4,
+        )
+    if not here.any():
+        raise InputError(f"{model.name} has no potential at z_lens = {z_lens:g}")
+    return replace(
+        model,
+        z_lens=z_lens,
+        potentials=table[here].reset_index(drop=True),
+        set_aside=table[~here].reset_index(drop=True),
+    )

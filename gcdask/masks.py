@@ -1,0 +1,360 @@
+"""Which pixels do not count, and why: one bit for each cause (paper, section 3).
+
+Bits that depend on pixels around (bright, extended) need a window; those that depend on the field
+(edge frame, spikes) need the survey; regions and mask files are looked up. `mask_window` makes
+them all for one window, and both roads call it: the pipeline's tiles and `build_mask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pandas as pd
+import xarray as xr
+from regions import PixCoord, PixelRegion, Regions, SkyRegion
+
+from gcdask import mosaic as mosaics
+from gcdask.errors import InputError
+from gcdask.grid import Grid, Tile
+from gcdask.kernels import highpass as hp
+from gcdask.survey import Survey, SurveyPlan, combine, survey_window
+from gcdask.tiles import dask_image, map_windows, windows
+
+
+class Flag(IntFlag):
+    """Bits of a mask; a pixel counts where no bit is set."""
+
+    NODATA = 1  #: no band has, or not every band has, a finite value
+    EDGE = 2  #: within the frame along the footprint's edge, or outside the footprint
+    BRIGHT = 4  #: near a bright peak of the filtered image
+    LUMINOUS = 8  #: near a luminous peak that was left after masking
+    SPIKE = 16  #: diffraction spikes and core of a bright star
+    EXTENDED = 32  #: core of a galaxy, or an arc
+    REGION = 64  #: inside a region of a DS9 file
+    USER = 128  #: set in a mask file
+
+
+#: Attributes of a mask variable after the CF conventions.
+FLAG_ATTRS = {
+    "flag_masks": [int(f) for f in Flag],
+    "flag_meanings": " ".join(f.name.lower() for f in Flag if f.name),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Mask what a band-passed image shows above ``nsigma``, grown by ``dilate`` px.
+
+    ``fwhm`` are the two Gaussians in px, sigma is the local noise of the survey.
+    """
+
+    nsigma: float
+    dilate: int
+    fwhm: tuple[float, float] = (0.5, 5.0)
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """Mask stars and their spikes.
+
+    Parameters
+    ----------
+    auto : bool
+        Whether stars are looked for.
+    nsigma : float
+        Candidates are band-passed maxima above this many sigma.
+    contrast : float
+        How many sigma the spikes of a candidate must stand out to call it a star.
+    angles : tuple of float, or None
+        Position angles of the spikes in deg, north through east; None takes JWST's six at the
+        angle that the field's stars agree on.
+    length, core, width : float
+        Arcsec: length of a spike and radius of the core of a star of S/N 1000 (they grow with
+        the square and the cubic root of S/N), and width of a spike.
+    stars : tuple of (ra, dec, length)
+        Stars given by hand (deg, deg, arcsec), masked whatever the image shows.
+    """
+
+    auto: bool = True
+    nsigma: float = 300.0
+    contrast: float = 6.0
+    angles: tuple[float, ...] | None = None
+    length: float = 1.2
+    core: float = 0.45
+    width: float = 0.25
+    stars: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """What to mask; ``edge`` in arcsec, None switches a cause off."""
+
+    edge: float = 6.6
+    bright: Rule | None = Rule(nsigma=150.0, dilate=6)
+    luminous: Rule | None = Rule(nsigma=150.0, dilate=5)
+    extended: Rule | None = Rule(nsigma=25.0, dilate=6, fwhm=(4.0, 25.0))
+    spikes: Spikes | None = Spikes()
+    regions: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def survey_plan(self, shape: tuple[int, int], **options: Any) -> SurveyPlan:
+        """The survey that these rules need on a field of ``shape``."""
+        if self.extended:
+            options["extended"] = self.extended.fwhm
+        star_nsigma = self.spikes.nsigma if self.spikes and self.spikes.auto else None
+        return SurveyPlan(shape, star_nsigma=star_nsigma, **options)
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a core that its mask depends on."""
+        return max(
+            (hp.halo(r.fwhm) + r.dilate for r in (self.bright, self.extended) if r), default=0
+        )
+
+
+@dataclass(frozen=True)
+class MaskPlan:
+    """Rules made concrete for one grid: regions in pixels, opened mask files, stars in pixels."""
+
+    rules: MaskRules
+    grid: Grid
+    regions: tuple[PixelRegion, ...]
+    files: tuple[Any, ...]
+    stars: tuple[tuple[float, float, float], ...]
+    angles: tuple[float, ...] | None  # of the spikes in deg, counter-clockwise from +x
+
+
+def plan_mask(grid: Grid, rules: MaskRules) -> MaskPlan:
+    """Read region and mask files once; raises `InputError` where one cannot be used."""
+    stars, angles = (), None
+    if rules.spikes and rules.spikes.stars:
+        ra, dec, length = np.array(rules.spikes.stars, float).T
+        x, y = grid.pixel(ra, dec)
+        stars = tuple(
+            zip(x.tolist(), y.tolist(), (length / grid.pixel_scale).tolist(), strict=True)
+        )
+    if rules.spikes and rules.spikes.angles is not None:
+        angles = tuple(_pixel_angle(pa, grid) for pa in rules.spikes.angles)
+    regions = tuple(r for path in rules.regions for r in read_regions(path, grid))
+    files = tuple(_mask_file(path, grid) for path in rules.files)
+    return MaskPlan(rules, grid, regions, files, stars, angles)
+
+
+def _pixel_angle(position_angle: float, grid: Grid) -> float:
+    """Direction on the pixels, deg from +x to +y, of a position angle at the grid's middle."""
+    x0, y0 = grid.center
+    ra, dec = grid.sky(x0, y0)
+    pa, far = np.deg2rad(position_angle), 1 / 3600
+    x, y = grid.pixel(ra + far * np.sin(pa) / np.cos(np.deg2rad(dec)), dec + far * np.cos(pa))
+    return float(np.rad2deg(np.arctan2(y - y0, x - x0)))
+
+
+def read_regions(path: str, grid: Grid) -> list[PixelRegion]:
+    """Regions of a DS9 file in global pixels of ``grid``."""
+    if not Path(path).is_file():
+        raise InputError(f"region file {path} does not exist; check mask.regions")
+    try:
+        found = Regions.read(path, format="ds9")
+    except Exception as error:
+        raise InputError(f"region file {path} is not a DS9 region file: {error}") from error
+    return [r.to_pixel(grid.wcs) if isinstance(r, SkyRegion) else r for r in found]
+
+
+def _mask_file(path: str, grid: Grid) -> Any:
+    plane = mosaics.open_map(path, unit="")
+    if not Grid.of(plane).same_pixels(grid):
+        raise InputError(
+            f"mask file {path} has {plane.shape} px on another grid than the mosaic "
+            f"({grid.shape} px); reproject it onto the mosaic's pixels"
+        )
+    return plane.data
+
+
+# -- one window ----------------------------------------------------------------------------------
+def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+    """Bits of one window, right in all pixels at least `MaskRules.halo` from its inner borders.
+
+    Parameters
+    ----------
+    image : (h, w) float32 array
+        Sum over bands, NaN where there are no data.
+
+    Returns
+    -------
+    (h, w) uint16 array
+        Every cause but ``LUMINOUS``, which needs the masked image (`gcdask.detect.chain`).
+    """
+    good = np.isfinite(image)
+    bits = np.where(good, 0, Flag.NODATA).astype(np.uint16)
+    row, column = (np.arange(s.start, s.stop) for s in tile.slices)
+    y, x = plan.grid.y[row], plan.grid.x[column]  # global, where a cut-out counts from elsewhere
+    rules, scale = plan.rules, plan.grid.pixel_scale
+    distance = survey.edge_distance(row, column)
+    bits[(distance * scale < rules.edge) | (distance <= 0)] |= np.uint16(Flag.EDGE)
+    for rule, flag, noise in (
+        (rules.bright, Flag.BRIGHT, "first"),
+        (rules.extended, Flag.EXTENDED, "extended"),
+    ):
+        if rule:
+            filtered = hp.highpass(image, good, rule.fwhm)
+            with np.errstate(invalid="ignore"):
+                above = filtered > rule.nsigma * survey.noise(noise, row, column)
+            bits[hp.dilate(above, rule.dilate)] |= np.uint16(flag)
+    if rules.spikes:
+        bits[_spikes(y, x, plan, survey)] |= np.uint16(Flag.SPIKE)
+    if plan.regions:
+        bits[_inside(y, x, plan.regions)] |= np.uint16(Flag.REGION)
+    for source in plan.files:
+        values = source[tile.slices].compute(scheduler="synchronous")
+        bits[~np.isfinite(values) | (values != 0)] |= np.uint16(Flag.USER)
+    return bits
+
+
+def _inside(y: np.ndarray, x: np.ndarray, regions: Sequence[PixelRegion]) -> np.ndarray:
+    """Pixels whose centre lies in a region; excluded regions (``-circle(...)``) take away."""
+    out = np.zeros((y.size, x.size), bool)
+    ordered = sorted(regions, key=lambda r: not r.meta.get("include", True))
+    for region in ordered:
+        box = region.bounding_box
+        ys = slice(*np.clip([box.iymin - y[0], box.iymax - y[0]], 0, y.size))
+        xs = slice(*np.clip([box.ixmin - x[0], box.ixmax - x[0]], 0, x.size))
+        if ys.stop <= ys.start or xs.stop <= xs.start:
+            continue
+        yy, xx = np.meshgrid(y[ys], x[xs], indexing="ij")
+        include = region.meta.get("include", True)
+        shape = region.copy()
+        shape.meta["include"] = True
+        hit = shape.contains(PixCoord(xx, yy))
+        out[ys, xs] = (out[ys, xs] | hit) if include else (out[ys, xs] & ~hit)
+    return out
+
+
+def star_table(plan: MaskPlan, survey: Survey) -> pd.DataFrame:
+    """Stars that are masked: ``x``, ``y`` and, in px, ``length`` of spikes and ``core`` radius."""
+    spikes, scale = plan.rules.spikes, plan.grid.pixel_scale
+    if spikes is None:
+        return pd.DataFrame({k: np.array([]) for k in ("x", "y", "length", "core")})
+    given = pd.DataFrame(plan.stars, columns=["x", "y", "length"], dtype=float)
+    given["core"] = spikes.core / scale
+    if survey.stars is None:
+        return given
+    found = survey.stars
+    found = found[found["contrast"] >= spikes.contrast]
+    s = found["snr"].to_numpy() / 1000
+    y0, x0 = plan.grid.origin
+    auto = pd.DataFrame(
+        {
+            "x": found["x"].to_numpy() + x0,
+            "y": found["y"].to_numpy() + y0,
+            "length": spikes.length / scale * np.sqrt(s),
+            "core": spikes.core / scale * np.cbrt(s),
+        }
+    )
+    return pd.concat([given, auto], ignore_index=True)
+
+
+def _spikes(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+    out = np.zeros((y.size, x.size), bool)
+    spikes = plan.rules.spikes
+    assert spikes is not None
+    phase = survey.angle if np.isfinite(survey.angle) else 30.0
+    angles = plan.angles if plan.angles is not None else [phase + 60 * k for k in range(6)]
+    half = spikes.width / plan.grid.pixel_scale / 2
+    for star in star_table(plan, survey).itertuples():
+        reach = max(star.length, star.core) + half
+        ys = slice(*np.searchsorted(y, [star.y - reach, star.y + reach]))
+        xs = slice(*np.searchsorted(x, [star.x - reach, star.x + reach]))
+        if ys.stop <= ys.start or xs.stop <= xs.start:
+            continue
+        dy, dx = (y[ys] - star.y)[:, None], x[xs] - star.x
+        hit = dy**2 + dx**2 <= star.core**2
+        for angle in angles:
+            cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+            along, across = dx * cos + dy * sin, dy * cos - dx * sin
+            hit |= (along >= 0) & (along <= star.length) & (np.abs(across) <= half)
+        out[ys, xs] |= hit
+    return out
+
+
+# -- any dask array ------------------------------------------------------------------------------
+def build_mask(
+    mosaic: xr.Dataset,
+    *,
+    rules: MaskRules | None = None,
+    bands: Sequence[str] | None = None,
+    **changes: Any,
+) -> xr.DataArray:
+    """Mask of a mosaic by cause: no-data, edge frame, bright and extended sources, spikes, regions.
+
+    Parameters
+    ----------
+    mosaic : Dataset
+        ``sci`` with dims ``(band, y, x)``; a pixel has data where every band is finite.
+    rules : MaskRules, optional
+        What to mask; the defaults suit deep NIRCam mosaics at 0.03 arcsec/px.
+    bands : sequence of str, optional
+        The bands that are summed (all).
+    **changes
+        Fields of `MaskRules` to change, e.g. ``edge=0``, ``regions=("stars.reg",)``.
+
+    Returns
+    -------
+    DataArray
+        uint16 bits (`Flag`), dims ``(y, x)``, chunks of the mosaic; CF flag attributes. Lazy: the
+        coarse survey of the whole field is one of its tasks. `detection_map` adds the luminous
+        peaks, which need the masked image.
+
+    Raises
+    ------
+    InputError
+        For a region or mask file that cannot be read or lies on another grid.
+    """
+    image = band_sum(mosaic, bands)
+    grid = Grid.of(image)
+    chosen = MaskRules(**{**(rules or MaskRules()).__dict__, **changes})
+    plan = plan_mask(grid, chosen)
+    survey = survey_image(image, chosen)
+    data = map_windows(_mask_core, [image.data], chosen.halo, plan, survey, dtype=np.uint16)
+    return grid.wrap(data, "mask", "", **FLAG_ATTRS)
+
+
+def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataArray:
+    """Lazy equal-weight sum over bands, NaN where any band has no data; dims ``(y, x)``."""
+    sci = mosaic["sci"]
+    if bands is not None:
+        missing = [b for b in bands if b not in sci["band"].values]
+        if missing:
+            raise InputError(
+                f"band {missing[0]!r} is not in the mosaic; it has {list(sci['band'].values)}"
+            )
+        sci = sci.sel(band=list(bands))
+    total = sci.isel(band=0).drop_vars("band")
+    for k in range(1, sci.sizes["band"]):  # in this order, as tiles.read_sum adds them
+        total = total + sci.isel(band=k).drop_vars("band")
+    total = total.astype(np.float32)
+    total.attrs = {**sci.attrs, "wcs": mosaic.attrs["wcs"]}
+    return total.copy(data=dask_image(total))
+
+
+def survey_image(image: xr.DataArray, rules: MaskRules, **options: Any) -> Any:
+    """The survey of a lazy 2-D image, as one delayed object."""
+    plan = rules.survey_plan(image.shape, **options)
+    task = dask.delayed(survey_window, pure=True)
+    pieces = [task(tile, block, plan) for tile, (block,) in windows([image.data], plan.halo)]
+    return dask.delayed(combine, pure=True)(pieces, plan)
+
+
+def _mask_core(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+    return mask_window(tile, image, plan, survey)[tile.inner]
+
+
+def shares(bits: np.ndarray) -> dict[str, int]:
+    """Pixels per cause (a pixel can have several), masked pixels and all pixels of ``bits``."""
+    counts = {f.name.lower(): int(np.count_nonzero(bits & f)) for f in Flag if f.name}
+    return {**counts, "masked": int(np.count_nonzero(bits)), "pixels": int(bits.size)}

@@ -1,0 +1,281 @@
+"""FITS images: which HDU, its grid and unit, and reading windows of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
+
+from gcdask.errors import InputError
+from gcdask.grid import Grid
+from gcdask.mosaic.source import Source
+
+
+@dataclass(frozen=True)
+class FitsSource(Source):
+    """A 2-D image of a FITS file, plain or tile-compressed.
+
+    BSCALE, BZERO and BLANK are applied; infinite pixels become NaN unless ``as_is``. ``stamp`` (time of change, size) makes the dask token of
+    an altered file a new one.
+    """
+
+    file: str
+    hdu: int
+    shape: tuple[int, int]
+    stamp: tuple[int, int]
+    block: tuple[int, int] | None = None
+    leading: int = 0
+    kind: str = "float32"
+    as_is: bool = False
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return np.dtype(self.kind)
+
+    @property
+    def native(self) -> tuple[int, int] | None:
+        """Shape of the compressed tiles."""
+        return self.block
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.file
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """See `Source.read`."""
+        # `.section` reads the rows' pieces only; `.data` would map or decompress all of it
+        with open_fits(self.file) as hdus:
+            section = hdus[self.hdu].section
+            window = section[(0,) * self.leading + (slice(y0, y1), slice(x0, x1))]
+            with np.errstate(over="ignore"):
+                out = np.array(window, self.dtype)  # native byte order, and free of the file
+        if not self.as_is and out.dtype.kind == "f":
+            out[np.isinf(out)] = np.nan
+        return out
+
+
+@dataclass(frozen=True)
+class Image:
+    """What the header of an image tells: its source, WCS, unit (raw BUNIT) and filter."""
+
+    source: FitsSource
+    label: str
+    grid: Grid | None
+    unit: str | None
+    filter: str | None
+
+
+def inspect(
+    path: str, *, prefer: tuple[str, ...] = ("SCI",), natural: bool = False, need_wcs: bool = True
+) -> Image:
+    """Find the image of a FITS file and check all that its headers tell; no pixel is read.
+
+    Parameters
+    ----------
+    path : str
+        File, with ``[EXTNAME]`` or ``[number]`` behind it to choose an HDU. Without: the first
+        2-D image, but rather one whose EXTNAME is in ``prefer``.
+    natural : bool
+        Keep type and values of the file (maps, masks) instead of float32 with NaN = no data.
+    need_wcs : bool
+        Whether a missing WCS is an error.
+
+    Raises
+    ------
+    InputError
+        Missing, not FITS, gzipped, truncated, no such HDU, not 2-D, no celestial WCS.
+    """
+    file, extension = split_extension(path)
+    stamp = check_file(file)
+    if is_gzip(file):
+        raise InputError(
+            f"{file} is gzipped and cannot be read in windows; run `gcdask ingest` on it first "
+            "(or gunzip it)"
+        )
+    try:
+        with _quiet(), open_fits(file) as hdus:
+            index = _choose(hdus, file, extension, prefer)
+            hdu = hdus[index]
+            header, full = hdu.header.copy(), tuple(int(n) for n in hdu.shape)
+            tiles = tuple(int(n) for n in getattr(hdu, "tile_shape", ()))[-2:]
+            names = hdus[0].header
+            kind = _natural_type(header) if natural else "float32"
+        with _quiet(), open_fits(file, disable_image_compression=True) as hdus:
+            needs = hdus[index].fileinfo()["datLoc"] + hdus[index].size
+    except (OSError, fits.VerifyError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{file} is not a readable FITS file ({_reason(error)}); "
+            "check the path, or fetch it again"
+        ) from error
+    if stamp[1] < needs:
+        raise InputError(
+            f"{file} is truncated: {stamp[1]} bytes, but its header announces {needs}; "
+            "fetch it again"
+        )
+    label = file if extension is None else f"{file}[{extension}]"
+    shape = (full[-2], full[-1])
+    block = (tiles[0], tiles[1]) if tiles else None
+    source = FitsSource(file, index, shape, stamp, block, len(full) - 2, kind, natural)
+    unit = header.get("BUNIT")
+    band = header.get("FILTER", names.get("FILTER"))
+    return Image(
+        source,
+        label,
+        _grid(header, shape, label, need_wcs),
+        None if unit is None else str(unit),
+        None if band is None else str(band).strip().lower(),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """First clause of astropy's message, without its advice."""
+    return re.split(r"[,;\n]|\. ", str(error).strip())[0][:80]
+
+
+def split_extension(path: str) -> tuple[str, str | int | None]:
+    """Split ``"x.fits[SCI]"`` into the file and the HDU (name or number, None if not given)."""
+    found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path)
+    if found is None or ("://" not in path and os.path.exists(path)):
+        return path, None
+    name = found.group(2).strip().strip("'\"")
+    return found.group(1), int(name) if name.isdigit() else name
+
+
+def check_file(file: str) -> tuple[int, int]:
+    """Return (time of change in ns, size in bytes) of a file that exists; else `InputError`."""
+    if "://" in file:
+        try:
+            info = fsspec.url_to_fs(file)[0].info(file)
+        except (OSError, ImportError, ValueError) as error:
+            raise InputError(f"{file} cannot be opened ({error}); check the address") from error
+        return (0, int(info["size"]))
+    if not os.path.exists(file):
+        raise InputError(f"{file} does not exist; check the path")
+    if os.path.isdir(file):
+        raise InputError(
+            f"{file} is a folder, neither a FITS file nor a zarr store; check the path"
+        )
+    status = os.stat(file)
+    return (status.st_mtime_ns, status.st_size)
+
+
+def is_gzip(file: str) -> bool:
+    """Whether the file begins like gzip, whatever its name."""
+    with fsspec.open(file, "rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+@contextlib.contextmanager
+def open_fits(file: str, **options: Any) -> Iterator[fits.HDUList]:
+    """Open a local or remote FITS file for reading windows of it."""
+    if "://" in file:
+        options["use_fsspec"] = True
+    # memmap stays at its default: explicitly True refuses images with BZERO or BLANK
+    with fits.open(file, mode="readonly", **options) as hdus:
+        yield hdus
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without astropy's warnings: what matters (truncation) is an error here, dates do not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        yield
+
+
+def _choose(
+    hdus: fits.HDUList, file: str, extension: str | int | None, prefer: tuple[str, ...]
+) -> int:
+    """Index of the HDU to read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", AstropyWarning
+        )  # truncation is checked by size, as an error
+        count = len(hdus)
+    names = [f"{i}:{hdus[i].name}" for i in range(count)]
+    if extension is not None:
+        found = [
+            i for i in range(count) if extension in (i, hdus[i].name) or _same(hdus[i], extension)
+        ]
+        if not found:
+            raise InputError(f"{file} has no HDU [{extension}]; it has {', '.join(names)}")
+        if _plane(hdus[found[0]]) is None:
+            raise InputError(
+                f"{file}[{extension}] is not a 2-D image ({_describe(hdus[found[0]])}); "
+                f"choose another of {', '.join(names)}"
+            )
+        return found[0]
+    planes = [i for i in range(count) if _plane(hdus[i]) is not None]
+    if not planes:
+        found_there = "; ".join(f"{n} {_describe(hdus[i])}" for i, n in enumerate(names))
+        raise InputError(f"{file} has no 2-D image ({found_there}); give a file with one")
+    preferred = [i for i in planes if hdus[i].name in prefer]
+    return (preferred or planes)[0]
+
+
+def _same(hdu: Any, extension: str | int) -> bool:
+    """Whether ``"NAME"`` or ``"NAME,version"`` names this HDU."""
+    name, _, version = str(extension).upper().partition(",")
+    return hdu.name == name.strip() and (not version or hdu.ver == int(version))
+
+
+def _plane(hdu: Any) -> tuple[int, int] | None:
+    """Shape of a 2-D image (longer axes of length 1 squeezed), or None."""
+    shape = tuple(getattr(hdu, "shape", None) or ()) if hdu.is_image else ()
+    if len(shape) < 2 or any(n != 1 for n in shape[:-2]) or min(shape) < 1:
+        return None
+    return int(shape[-2]), int(shape[-1])
+
+
+def _describe(hdu: Any) -> str:
+    shape = tuple(int(n) for n in getattr(hdu, "shape", None) or ()) if hdu.is_image else None
+    return "a table" if shape is None else f"shape {shape}" if shape else "empty"
+
+
+def _grid(header: fits.Header, shape: tuple[int, int], label: str, need_wcs: bool) -> Grid | None:
+    """Grid of an image from its header."""
+    tables = [k for k in header if re.match(r"(CPDIS|CQDIS|D2IMDIS)\d", k)]
+    if tables:
+        raise InputError(
+            f"{label}: its WCS has distortion tables ({tables[0]}), which a mosaic cannot keep; "
+            "drizzle or resample the image first"
+        )
+    try:
+        with _quiet():
+            return Grid.from_wcs(WCS(header), shape)
+    except InputError as error:
+        if not need_wcs:
+            return None
+        raise InputError(f"{label}: {error}") from error
+    except Exception as error:  # wcslib raises a family of its own
+        reason = str(error).strip().splitlines()[-1][:100]
+        raise InputError(f"{label}: its WCS cannot be read ({reason}); mend the header") from error
+
+
+def _natural_type(header: fits.Header) -> str:
+    """Type that keeps the values of the file as they are."""
+    bitpix, zero = int(header["BITPIX"]), float(header.get("BZERO", 0))
+    if bitpix < 0:
+        return "float32" if bitpix == -32 else "float64"
+    if "BLANK" in header or float(header.get("BSCALE", 1)) != 1:
+        return "float32" if bitpix <= 16 else "float64"
+    signed = {8: "uint8", 16: "int16", 32: "int32", 64: "int64"}[bitpix]
+    if zero == 0:
+        return signed
+    if bitpix > 8 and zero == 2.0 ** (bitpix - 1):
+        return f"u{signed}"
+    return "float32" if bitpix <= 16 else "float64"

@@ -1,0 +1,269 @@
+"""Zarr 3 stores: maps and mosaics on disk, written in whole shards.
+
+One shard is one task's work: two tasks that write parts of the same shard lose pixels silently,
+so everything here is aligned with shards, and refused where it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import numpy as np
+import zarr
+
+from gcdask.errors import InputError
+from gcdask.grid import Grid
+from gcdask.mosaic.source import Source
+
+INNER = (512, 256)  # preferred inner chunks (px): what one small read decodes
+
+
+@dataclass(frozen=True)
+class ZarrSource(Source):
+    """A ``(y, x)`` array of a zarr store, or one band of a ``(band, y, x)`` array."""
+
+    store: str
+    name: str
+    band: int | None
+    shape: tuple[int, int]
+    block: tuple[int, int]
+    stamp: str
+    kind: str = "float32"
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return np.dtype(self.kind)
+
+    @property
+    def native(self) -> tuple[int, int] | None:
+        """Shape of the shards (chunks, if not sharded)."""
+        return self.block
+
+    @property
+    def path(self) -> str:
+        """The store and the name within."""
+        return f"{self.store}/{self.name}"
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """See `Source.read`."""
+        array: Any = zarr.open_array(self.store, path=self.name, mode="r")
+        key = (slice(y0, y1), slice(x0, x1))
+        window = array[key] if self.band is None else array[(self.band, *key)]
+        return np.asarray(window, self.dtype)
+
+
+def is_store(path: str) -> bool:
+    """Whether the path names a zarr store (by what it holds, or else by its name)."""
+    if "://" in path:
+        return ".zarr" in path
+    inside = any(os.path.exists(os.path.join(path, f)) for f in ("zarr.json", ".zgroup"))
+    return inside or path.rstrip("/").endswith(".zarr")
+
+
+def open_group(store: str) -> zarr.Group:
+    """Open a store for reading; `InputError` if it is none or was never finished."""
+    if "://" not in store and not os.path.exists(store):
+        raise InputError(f"{store} does not exist; check the path")
+    try:
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+    except Exception as error:  # every kind of store has its own
+        raise InputError(f"{store} is not a zarr group; check the path") from error
+    if group.attrs.get("complete", True) is False:
+        raise InputError(
+            f"{store} is incomplete: its writing was interrupted; write it again with overwrite"
+        )
+    return group
+
+
+def source_of(store: str, group: zarr.Group, name: str, band: int | None, kind: str) -> ZarrSource:
+    """Source for one 2-D array of an open group, or one band of a 3-D one."""
+    array: Any = group[name]
+    block = array.shards or array.chunks
+    return ZarrSource(
+        store, name, band, tuple(array.shape[-2:]), tuple(block[-2:]), _stamp(store, array), kind
+    )
+
+
+def grid_of(group: zarr.Group, name: str, store: str) -> Grid:
+    """Grid of an array of a group, from its WCS and the coordinates beside it."""
+    array: Any = group[name]
+    wcs = array.attrs.get("wcs", group.attrs.get("wcs"))
+    if not wcs:
+        raise InputError(f"{store}: {name} has no WCS (attribute wcs); write it with gcdask.ingest")
+    if not {"x", "y"} <= set(group.array_keys()):
+        return Grid(tuple(array.shape[-2:]), str(wcs))
+    y, x = (np.asarray(group[axis][:]) for axis in ("y", "x"))  # type: ignore[index]
+    step = round(float(y[1] - y[0])) if y.size > 1 else 1
+    return Grid((y.size, x.size), str(wcs), (y[0].item(), x[0].item()), step)
+
+
+def create_array(
+    store: str | os.PathLike,
+    name: str,
+    grid: Grid,
+    dtype: Any,
+    units: str,
+    shard: int = 4096,
+    fill: Any = None,
+    *,
+    attrs: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> None:
+    """Make an empty map in a zarr 3 group, to be filled tile by tile with `write_tile`.
+
+    The group gets the coordinates ``y`` and ``x`` with its first map; all maps of a group share
+    them. Readable by `open_map` and by plain ``xarray.open_zarr``.
+
+    Parameters
+    ----------
+    store : str
+        Path or URL of the group; it is made if it does not exist.
+    grid : Grid
+        Shape ``(ny, nx)``, coordinates and WCS.
+    shard : int
+        Side of a shard in pixels, i.e. of the tiles that will be written.
+    fill : optional
+        Value of what is never written; NaN for floats and 0 otherwise by default.
+    overwrite, resume : bool
+        An existing array is replaced, or kept with what it holds if it is alike.
+
+    Raises
+    ------
+    InputError
+        If the array exists, or the group is on another grid.
+    """
+    store, dtype = os.fspath(store), np.dtype(dtype)
+    if shard < 1:
+        raise InputError(
+            f"shard = {shard} is not positive; give the tile size in pixels, e.g. 4096"
+        )
+    group = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
+    if name in group and not overwrite:
+        array: Any = group[name]
+        alike = (
+            array.shape == grid.shape and array.dtype == dtype and array.shards == (shard, shard)
+        )
+        if not resume:
+            raise InputError(f"{store} has {name} already; give overwrite=True or another name")
+        if alike and array.attrs.get("wcs") == grid.header:
+            return
+        raise InputError(
+            f"{store}: {name} was made with another shape, type, shard or WCS; give overwrite=True"
+        )
+    write_coordinates(group, store, grid)
+    if fill is None:
+        fill = np.nan if dtype.kind == "f" else 0
+    group.create_array(
+        name,
+        shape=grid.shape,
+        dtype=dtype,
+        shards=(shard, shard),
+        chunks=(inner_chunk(shard),) * 2,
+        fill_value=fill,
+        dimension_names=("y", "x"),
+        attributes={"wcs": grid.header, "units": units, **(attrs or {})},
+        overwrite=overwrite,
+    )
+    consolidate(store)
+
+
+def write_tile(store: str | os.PathLike, name: str, where: tuple[slice, slice], data: Any) -> None:
+    """Write one tile (whole shards) of an array of `create_array`.
+
+    ``where`` are array indices, e.g. ``Tile.core_slices``; ``data`` has that shape. Different
+    tiles may be written at the same time, by different processes.
+    """
+    array: Any = zarr.open_array(os.fspath(store), path=name, mode="r+")
+    shards = array.shards or array.chunks
+    for part, size, shard in zip(where, array.shape, shards, strict=True):
+        start, stop, _ = part.indices(size)
+        if start % shard or (stop % shard and stop != size):
+            raise InputError(
+                f"{store}: tile {start}:{stop} cuts through the shards ({shard} px) of {name}; "
+                "use tiles of that size"
+            )
+    array[where] = np.asarray(data)
+
+
+def consolidate(store: str) -> None:
+    """Copy all metadata into the group, where xarray looks for them first.
+
+    Readers here do not trust that copy (``use_consolidated=False``): it can be older than an array.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr says that it is not yet in the specification
+        zarr.consolidate_metadata(store, zarr_format=3)
+
+
+def inner_chunk(shard: int) -> int:
+    """Side of the inner chunks of a shard."""
+    return next((n for n in INNER if shard % n == 0), shard)
+
+
+def write_coordinates(group: zarr.Group, store: str, grid: Grid) -> None:
+    """Write ``y`` and ``x`` of a new group, or check those of an old one."""
+    for name, values in (("y", grid.y), ("x", grid.x)):
+        values = values.astype("int64" if np.all(values == np.round(values)) else "float64")
+        if name in group:
+            there = np.asarray(group[name][:])  # type: ignore[index]
+            if there.shape != values.shape or not np.array_equal(there, values):
+                raise InputError(
+                    f"{store} holds maps with other {name} coordinates; write this one to another "
+                    "store or group"
+                )
+            continue
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=(max(values.size, 1),),
+            dimension_names=(name,),
+            attributes={"long_name": f"global pixel index along {name}"},
+        )
+        array[:] = values
+    if "wcs" not in group.attrs:
+        group.attrs["wcs"] = grid.header
+
+
+def clear(store: str, overwrite: bool) -> None:
+    """Make room for a new store: nothing there, or a zarr store and leave to replace it."""
+    if "://" in store:
+        system, path = fsspec.url_to_fs(store)
+        if system.exists(path):
+            if not overwrite:
+                raise InputError(
+                    f"{store} exists; give overwrite=True (--overwrite) or another path"
+                )
+            system.rm(path, recursive=True)
+        return
+    if not os.path.exists(store):
+        return
+    if not overwrite:
+        try:
+            open_group(store)
+            state = "exists"
+        except InputError:
+            state = "exists and is not a complete store"
+        raise InputError(
+            f"{store} {state}; give overwrite=True (--overwrite) to replace it, or another path"
+        )
+    empty = os.path.isdir(store) and not os.listdir(store)
+    if not empty and not os.path.exists(os.path.join(store, "zarr.json")):
+        raise InputError(f"{store} is not a zarr store and will not be replaced; give another path")
+    shutil.rmtree(store)
+
+
+def _stamp(store: str, array: Any) -> str:
+    """Name of the content, for dask tokens: changes when the array is written again."""
+    token = str(array.attrs.get("token", ""))
+    if "://" in store:
+        return token
+    status = os.stat(os.path.join(store, array.path, "zarr.json"))
+    return f"{token}-{status.st_mtime_ns}"

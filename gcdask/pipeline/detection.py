@@ -1,0 +1,248 @@
+"""From a mosaic to its catalogue of peaks: survey, tiles, settling, threshold.
+
+One task takes a tile from the stored pixels to its map shard and its Parquet part; what comes back
+to the client is a small row of counts and the few pixels that neighbours have to settle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gcdask import catalog, detect, masks, mosaic
+from gcdask._version import __version__
+from gcdask.config import Config
+from gcdask.errors import InputError
+from gcdask.grid import Grid, Tile
+from gcdask.pipeline.runner import Runner
+from gcdask.pipeline.store import digest, input_state, read_json, write_json
+from gcdask.survey import Survey, SurveyPlan, survey_window
+from gcdask.survey import combine as combine_survey
+from gcdask.tiles import read_sum, real_ends, tile_grid
+
+LEVELS_PER_OCTAVE = 32  # so that twice a level is a level too
+OCTAVES = 6
+
+
+@dataclass(frozen=True)
+class FieldJob:
+    """What every tile of one field has to know."""
+
+    bands: tuple[Any, ...]
+    grid: Grid
+    mask: masks.MaskPlan
+    filters: tuple[tuple[float, float], tuple[float, float]]
+    radius: int
+    in_sigma: bool  # peaks are found on detection / noise rather than on detection
+    threshold: float
+    folder: str
+    maps: str
+    units: str
+    fingerprint: str
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Levels at which peaks are counted: the threshold and up, 32 to an octave."""
+        return self.threshold * 2 ** (
+            np.arange(OCTAVES * LEVELS_PER_OCTAVE + 1) / LEVELS_PER_OCTAVE
+        )
+
+    @property
+    def halo(self) -> int:
+        """Pixels around a core that the whole chain needs, exchanged once."""
+        luminous = self.mask.rules.luminous
+        return (
+            self.mask.rules.halo
+            + detect.chain_halo(self.filters, luminous.dilate if luminous else 0)
+            + max(detect.PEAK_HALO, detect.NEAR_RADIUS)
+        )
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A field after its tiles: where the products are and what was counted.
+
+    ``shares`` are fractions of all pixels by cause; ``counts`` are peaks at the job's levels on
+    the map (``positive``) and on its negative.
+    """
+
+    job: FieldJob
+    survey: Survey
+    parts: list[dict[str, Any]]
+    shares: dict[str, float]
+    counts: dict[str, np.ndarray]
+
+
+def make_job(
+    config: Config, sources: mosaic.Sources, rules: masks.MaskRules, folder: Path, maps: Path
+) -> FieldJob:
+    """The job of a field; raises `InputError` for a mask or region file that does not fit."""
+    d = config.detect
+    lowest = d.floor if d.threshold_kind == "auto" else d.threshold_value
+    assert lowest is not None
+    assert config.mosaic is not None
+    wanted = list(config.mosaic.use or sources.bands)
+    settings = config.canonical()
+    content = {k: settings[k] for k in ("noise", "detect", "tiles")}
+    job = FieldJob(
+        bands=tuple(sources.sci[sources.bands.index(b)] for b in wanted),
+        grid=sources.grid,
+        mask=masks.plan_mask(sources.grid, rules),
+        filters=d.filters,
+        radius=d.radius,
+        in_sigma=d.threshold_kind != "value",
+        threshold=float(lowest),
+        folder=str(folder),
+        maps=str(maps),
+        units=sources.units,
+        fingerprint="",
+    )
+    files = [input_state(p) for p in (*rules.regions, *rules.files)]
+    identity = digest([content, __version__, repr(job.bands), repr(rules), files])
+    return replace(job, fingerprint=identity)
+
+
+# -- one task ------------------------------------------------------------------------------------
+def survey_tile(tile: Tile, job: FieldJob, plan: SurveyPlan) -> dict[str, Any]:
+    """Read a tile's window and survey it."""
+    return survey_window(tile, read_sum(job.bands, tile), plan)
+
+
+def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
+    """One tile from stored pixels to map shards and Parquet parts; returns its row.
+
+    A row that an earlier run left for the same inputs and settings is returned as it is.
+    """
+    row_path = Path(job.folder) / "rows" / f"{tile.index[0]:05d}-{tile.index[1]:05d}.json"
+    row = read_json(row_path)
+    if row is not None and row["fingerprint"] == job.fingerprint:
+        return row
+    image = read_sum(job.bands, tile)
+    bits = masks.mask_window(tile, image, job.mask, survey)
+    y, x = (np.arange(s.start, s.stop) for s in tile.slices)
+    luminous = job.mask.rules.luminous
+    detection, bits = detect.chain(
+        image,
+        bits,
+        fwhm=job.filters,
+        luminous=luminous.nsigma * survey.noise("first", y, x) if luminous else None,
+        luminous_dilate=luminous.dilate if luminous else 0,
+    )
+    noise = survey.noise("detection", y, x)
+    parts, pending, counts = {}, {}, {}
+    for name, sign in (("positive", 1), ("negative", -1)):
+        found, left = _peaks(detection, noise, tile, job, sign)
+        counts[name] = _counts(found, job)
+        label = f"{name}-{tile.index[0]:05d}-{tile.index[1]:05d}"
+        parts[name] = catalog.write_part(found, f"{job.folder}/peaks", catalog.part_name(label))
+        pending[name] = left.to_dict("list")
+    core = bits[tile.inner]
+    mosaic.write_tile(job.maps, "detection", tile.core_slices, detection[tile.inner])
+    mosaic.write_tile(job.maps, "mask", tile.core_slices, core)
+    row = {
+        "fingerprint": job.fingerprint,
+        "tile": list(tile.index),
+        "parts": parts,
+        "pending": pending,
+        "counts": counts,
+        "pixels": masks.shares(core),
+    }
+    write_json(row_path, row)
+    return read_json(row_path)  # what a resumed run would see, to the last digit
+
+
+def _peaks(
+    detection: np.ndarray, noise: np.ndarray, tile: Tile, job: FieldJob, sign: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return detect.peaks_in_window(
+        detection,
+        noise,
+        job.threshold,
+        job.radius,
+        in_sigma=job.in_sigma,
+        tile=tile,
+        ends=real_ends(tile, job.grid.shape),
+        grid=job.grid,
+        sign=sign,
+    )
+
+
+def _counts(found: pd.DataFrame, job: FieldJob) -> list[int]:
+    value = found["snr" if job.in_sigma else "peak"].to_numpy()
+    return detect.level_counts(value, found["near"].to_numpy(), job.levels).tolist()
+
+
+# -- the field -----------------------------------------------------------------------------------
+def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> Detected:
+    """Survey a field, process its tiles and settle what is left; ``name`` goes into the progress.
+
+    Tiles that an earlier run of the same job finished are not done again.
+    """
+    shape, size = job.grid.shape, config.tiles.size
+    plan = job.mask.rules.survey_plan(
+        shape, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
+    )
+    pieces = runner.map(f"survey {name}", survey_tile, tile_grid(shape, size, plan.halo), job, plan)
+    survey = combine_survey(pieces, plan)
+    if survey.area == 0:
+        raise InputError(f"{name}: no pixel has data in every band; check the mosaic's bands")
+    folder = Path(job.folder)
+    for sub in ("rows", "peaks"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    attrs = {"mask": masks.FLAG_ATTRS, "detection": {}}
+    for variable, dtype, fill in (("detection", "float32", np.nan), ("mask", "uint16", 1)):
+        mosaic.create_array(
+            job.maps, variable, job.grid, dtype, job.units if variable == "detection" else "",
+            shard=size, fill=fill, attrs=attrs[variable], resume=True,
+        )  # fmt: skip
+    rows = runner.map(f"detect {name}", process_tile, tile_grid(shape, size, job.halo), job, survey)
+    return _settle(job, survey, rows)
+
+
+def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detected:
+    """Decide the peaks that no tile could, and add up what the tiles counted."""
+    parts, counts = [row["parts"]["positive"] for row in rows], {}
+    for sign in ("positive", "negative"):
+        pending = [pd.DataFrame(row["pending"][sign]) for row in rows]
+        settled = detect.settle_peaks(pending, job.radius)
+        counts[sign] = _counts(settled, job) + np.sum([row["counts"][sign] for row in rows], axis=0)
+        if sign == "positive":
+            name = catalog.part_name("settled")
+            parts.append(catalog.write_part(settled, f"{job.folder}/peaks", name))
+    catalog.write_manifest(f"{job.folder}/peaks", parts)
+    total = {k: sum(row["pixels"][k] for row in rows) for k in rows[0]["pixels"]}
+    n = total.pop("pixels")
+    return Detected(job, survey, parts, {k: v / n for k, v in total.items()}, counts)
+
+
+def choose_threshold(found: Detected, config: Config) -> dict[str, Any]:
+    """T and the level of the catalogue with their purities, from the counts of a field."""
+    job, d = found.job, config.detect
+    positive, negative = found.counts["positive"], found.counts["negative"]
+    value = job.threshold
+    if d.threshold_kind == "auto":
+        value = detect.auto_threshold(
+            job.levels, positive, negative, fraction=d.fraction, floor=d.floor
+        )
+    level = d.level * value
+    at = [int(np.argmin(np.abs(job.levels - v))) for v in (value, level)]
+    purity = [float(detect.purity(positive[k], negative[k])) for k in at]
+    return {
+        "value": value,
+        "level": level,
+        "unit": "sigma" if job.in_sigma else job.units,
+        "kind": d.threshold_kind,
+        "purity": {"at_threshold": purity[0], "at_level": purity[1]},
+        "curve": {"level": job.levels, "positive": positive, "negative": negative},
+    }
+
+
+def catalogue_of(found: Detected, level: float) -> Any:
+    """Lazy catalogue of a field: its peaks above ``level``, one partition for each tile."""
+    peaks = catalog.read(f"{found.job.folder}/peaks")
+    column = "snr" if found.job.in_sigma else "peak"
+    return peaks[peaks[column] > level].drop(columns="near")

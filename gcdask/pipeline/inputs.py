@@ -1,0 +1,154 @@
+"""From a configuration to opened inputs: everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from gcdask import catalog, lensing, masks, mosaic
+from gcdask.config import Config
+from gcdask.errors import InputError
+from gcdask.grid import Field, Grid
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run works on; only headers and small tables have been read.
+
+    ``sources`` and ``reference`` are None where the run starts from a catalogue (``sources_of``);
+    ``kappa`` gives the convergence on any grid, lazily, for the field's source redshift.
+    """
+
+    field: Field
+    grid: Grid
+    sources: mosaic.Sources | None
+    reference: mosaic.Sources | None
+    catalog: Any | None
+    manual: Any | None
+    kappa: Callable[[Grid], xr.DataArray] | None
+
+
+def open_inputs(config: Config) -> Inputs:
+    """Open all inputs of a run.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or cannot be used, a band that is not there, a lens model of
+        another redshift or that does not cover the field.
+    """
+    config.check_paths()
+    f = config.field
+    field = Field(f.center, f.z_lens, f.z_source, f.h0, f.om0)
+    sources = reference = table = None
+    if config.mosaic is not None:
+        sources = open_field(config.mosaic)
+        grid = sources.grid
+        if config.reference is not None:
+            reference = open_field(config.reference)
+            _check_same_bands(sources, reference)
+    else:
+        grid = map_grid(config)
+        table = open_catalog(config)
+    manual = None
+    if config.manual is not None:
+        manual = catalog.read(config.manual, grid=grid)
+    kappa = lens_on(config, field) if config.lens is not None else None
+    if kappa is not None:
+        kappa(grid.coarsen(max(min(grid.shape) // 64, 1)))  # does it cover the field?
+    return Inputs(field, grid, sources, reference, table, manual, kappa)
+
+
+def open_field(section: Any) -> mosaic.Sources:
+    """The sources of a mosaic section, of the bands that it uses."""
+    return mosaic.open_sources(
+        section.path if section.path is not None else section.bands,
+        err=section.err,
+        weight=section.weight,
+        unit=section.unit,
+        align=section.align,
+        bands=section.use,
+    )
+
+
+def _check_same_bands(sources: mosaic.Sources, reference: mosaic.Sources) -> None:
+    if set(sources.bands) != set(reference.bands) or sources.units != reference.units:
+        raise InputError(
+            f"reference: bands {list(reference.bands)} in {reference.units} are not those of the "
+            f"mosaic ({list(sources.bands)} in {sources.units}); one threshold holds for both, so "
+            "use the same bands and unit"
+        )
+
+
+def map_grid(config: Config) -> Grid:
+    """The grid of the maps where a run starts from a catalogue: tangent about its centre."""
+    section = config.catalog
+    assert section is not None
+    n = max(round(section.size / section.pixel), 4)
+    return Grid.tangent(section.center or config.field.center, (n, n), section.pixel)
+
+
+def open_catalog(config: Config) -> Any:
+    """The catalogue that a run starts from, within its radius."""
+    section = config.catalog
+    assert section is not None
+    table = catalog.read(section.path, columns=section.columns)
+    if section.radius is not None:
+        table = catalog.within(table, section.center or config.field.center, section.radius)
+    return table
+
+
+def rules_of(section: Any) -> masks.MaskRules:
+    """Mask rules of a mask section."""
+
+    def rule(part: Any) -> masks.Rule | None:
+        return None if part is None else masks.Rule(**part.model_dump())
+
+    spikes = None
+    if section.spikes is not None:
+        s = section.spikes
+        spikes = masks.Spikes(
+            auto=s.auto,
+            nsigma=s.nsigma,
+            contrast=s.contrast,
+            angles=None if s.angles == "jwst" else s.angles,
+            length=s.length,
+            core=s.core,
+            width=s.width,
+            stars=tuple((star.ra, star.dec, star.length or 2 * s.length) for star in s.stars),
+        )
+    return masks.MaskRules(
+        edge=section.edge,
+        bright=rule(section.bright),
+        luminous=rule(section.luminous),
+        extended=rule(section.extended),
+        spikes=spikes,
+        regions=section.regions,
+        files=section.files,
+    )
+
+
+def lens_on(config: Config, field: Field) -> Callable[[Grid], xr.DataArray]:
+    """A function from a grid to the lens model's convergence there, for ``field.z_source``."""
+    section = config.lens
+    assert section is not None
+    kind = section.resolved_kind
+    if kind == "lenstool":
+        model = lensing.read_lenstool(section.path)
+        if abs(model.z_lens - field.z_lens) > 5e-3:
+            raise InputError(
+                f"lens.path: {section.path} is a lens at z = {model.z_lens:g}, but field.z_lens is "
+                f"{field.z_lens:g}; correct one of them"
+            )
+        return lambda grid: model.kappa(grid, field.z_source)
+    redshifts = {"z_lens": section.z_lens, "z_source": section.z_source}
+    if kind == "kappa":
+        stored = lensing.open_kappa(section.path, **redshifts)
+    else:
+        assert section.path_y is not None
+        stored = lensing.open_deflection(section.path, section.path_y, **redshifts)
+    kappa = lensing.rescale(stored, field.z_source, field=field)
+    return lambda grid: lensing.on_grid(kappa, grid, outside=section.outside)

@@ -1,0 +1,126 @@
+"""What a run would do, without doing it: stages, chunks, tasks and expected memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gcdask import mosaic
+from gcdask.config import Config
+from gcdask.pipeline.detection import FieldJob, make_job
+from gcdask.pipeline.inputs import Inputs, open_inputs, rules_of
+from gcdask.tiles import tile_grid
+
+#: Bytes per pixel of a tile's window at the peak of `detection.process_tile`, measured.
+BYTES_PER_PIXEL = 60
+IDLE_WORKER = 320e6  # bytes of a worker that has imported everything and holds nothing
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows ``(stage, detail)``, and totals for all stages."""
+
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    tasks: int = 0
+    chunks: str = ""
+    memory: float = 0.0
+
+    def __str__(self) -> str:
+        width = max(len(stage) for stage, _ in self.rows)
+        lines = [f"{stage:{width}}  {detail}" for stage, detail in self.rows]
+        total = f"{self.tasks} tasks, {self.chunks}, about {self.memory / 1e9:.1f} GB per worker"
+        return "\n".join([*lines, f"{'total':{width}}  {total}"])
+
+
+def dry_run(config: Config) -> Plan:
+    """Check a configuration and its inputs, and say what a run would do; computes nothing.
+
+    Raises
+    ------
+    InputError
+        For whatever `run` would refuse before it starts.
+    """
+    inputs = open_inputs(config)
+    rows: list[tuple[str, str]] = []
+    tasks, memory, chunks = 0, IDLE_WORKER, "no tiles"
+    for name, sources, section in _fields(config, inputs):
+        job = make_job(config, sources, rules_of(section), "", "")
+        n, window, text = _detection(name, job, config, rows)
+        tasks += n
+        memory = max(memory, IDLE_WORKER + BYTES_PER_PIXEL * window)
+        chunks = text
+    rows += _later(config, inputs)
+    tasks += _smooth_tasks(config, inputs)
+    return Plan(rows, tasks, chunks, memory)
+
+
+def _fields(config: Config, inputs: Inputs) -> list[tuple[str, mosaic.Sources, Any]]:
+    fields: list[tuple[str, mosaic.Sources, Any]] = []
+    if inputs.sources is not None:
+        fields.append((config.name, inputs.sources, config.mask))
+    if inputs.reference is not None and config.reference is not None:
+        section = config.reference.mask or config.mask
+        fields.append((config.reference.name, inputs.reference, section))
+    return fields
+
+
+def _detection(
+    name: str, job: FieldJob, config: Config, rows: list[tuple[str, str]]
+) -> tuple[int, int, str]:
+    shape, size = job.grid.shape, config.tiles.size
+    tiles = tile_grid(shape, size, job.halo)
+    plan = job.mask.rules.survey_plan(
+        shape, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
+    )
+    halo = max(job.halo, plan.halo)
+    window = int(np.prod([min(size + 2 * halo, n) for n in shape]))
+    text = f"tiles of {size} px with a halo of {job.halo} px"
+    grid = f"{shape[0]} x {shape[1]} px, {len(job.bands)} bands in {job.units or 'no unit'}"
+    rows.append((f"survey {name}", f"{grid}: {len(tiles)} tasks"))
+    rows.append((f"detect {name}", f"{text}: {len(tiles)} tasks, one map shard and part each"))
+    rows.append((f"catalogue {name}", f"{len(tiles) + 1} parts, threshold {job_threshold(config)}"))
+    return 3 * len(tiles) + 2, window, text
+
+
+def job_threshold(config: Config) -> str:
+    """The threshold in words."""
+    d = config.detect
+    if d.threshold_kind == "auto":
+        return f"auto (at least {d.floor:g} sigma), catalogue above {d.level:g} T"
+    unit = " sigma" if d.threshold_kind == "sigma" else ""
+    return f"{d.threshold_value:g}{unit}, catalogue above {d.level:g} T"
+
+
+def _later(config: Config, inputs: Inputs) -> list[tuple[str, str]]:
+    """The stages after the catalogue."""
+    rows = []
+    if inputs.catalog is not None:
+        rows.append(("catalogue", f"read from {config.catalog.path}"))  # type: ignore[union-attr]
+    elif config.inpaint.iterations:
+        c = config.inpaint
+        rows.append(("inpaint", f"{c.estimator}, {c.iterations} iteration(s), seed {c.seed}"))
+    d = config.density
+    rows.append(("maps", f"density for alpha {', '.join(f'{a:g}' for a in (d.alpha, *d.alphas))}"))
+    if config.lens is not None:
+        c = config.compare
+        rows.append(("compare", f"{config.lens.path}: beta by {len(c.sectors)} sectors, boxes of "
+                     f"{c.box:g} arcsec, masses"))  # fmt: skip
+    else:
+        rows.append(("compare", "no lens model: skipped"))
+    p = config.profiles
+    rows.append(("profiles", f"{p.n} annuli, contamination: {p.contamination.method}"))
+    shown = [k for k in ("fits", "figures", "report") if getattr(config.output, k)]
+    rows.append(("output", ", ".join(["results.json", "tables", *shown])))
+    return rows
+
+
+def _smooth_tasks(config: Config, inputs: Inputs) -> int:
+    """About how many tasks the smooth maps and their reductions are."""
+    factor = max(round(config.density.pixel / inputs.grid.pixel_scale), 1)
+    if inputs.catalog is not None:
+        factor = 1
+    cells = [-(-n // (factor * 1024)) for n in inputs.grid.shape]
+    maps = 1 + len(config.density.alphas) + (inputs.kappa is not None)
+    return int(np.prod(cells)) * maps * 6

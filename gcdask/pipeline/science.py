@@ -1,0 +1,215 @@
+"""From catalogue and lens to numbers: inpainting, density, comparison, profiles, masses.
+
+Every function here builds lazy results for one `Scene`; `measure` computes them in a few steps and
+keeps them as small in-memory Datasets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gcdask import compare, density, profiles, reduce
+from gcdask.config import Config
+from gcdask.grid import Field, Grid
+from gcdask.masks import Flag
+
+FLOOR_POINTS = 40_000  # tracers of kappa for the geometric floor of beta's dispersion
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One field, ready to be measured.
+
+    ``mask`` is None where the run started from a catalogue. ``everything`` are detected and
+    inpainted sources; ``reference`` is the catalogue and mask of the second field.
+    """
+
+    config: Config
+    field: Field
+    grid: Grid
+    detected: Any
+    everything: Any
+    mask: xr.DataArray | None
+    reference: tuple[Any, xr.DataArray] | None
+    light: xr.DataArray | None
+
+    @property
+    def coarse(self) -> Grid:
+        """Grid of the smooth maps: cells of about ``density.pixel`` arcsec."""
+        factor = max(round(self.config.density.pixel / self.grid.pixel_scale), 1)
+        return self.grid if self.config.catalog is not None else self.grid.coarsen(factor)
+
+    @property
+    def where(self) -> xr.DataArray | None:
+        """Pixels in which maps are compared: all but the edge frame (None: all)."""
+        return None if self.mask is None else (self.mask & int(Flag.EDGE)) == 0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Centre and radius of the comparison."""
+        return {"center": self.field.center, "radius": self.config.compare.radius}
+
+
+def density_maps(scene: Scene) -> dict[str, xr.DataArray]:
+    """Density rho of all sources on the coarse grid: ``density``, and ``density_ALPHA`` for the others."""
+    d = scene.config.density
+    maps = {
+        f"density_{alpha:g}": density.density_map(
+            scene.everything, scene.coarse, alpha, d.softening
+        )
+        for alpha in d.alphas
+        if alpha != d.alpha
+    }
+    maps["density"] = density.density_map(scene.everything, scene.coarse, d.alpha, d.softening)
+    return maps
+
+
+def tracer_blocks(kappa: xr.DataArray, where: xr.DataArray | None) -> xr.DataArray:
+    """Lazy means of kappa over blocks of the pixels that are compared, at most 40 000 blocks."""
+    grid = Grid.of(kappa)
+    factor = max(int(np.ceil(np.sqrt(kappa.size / FLOOR_POINTS))), 1)
+    if where is not None:
+        kappa = kappa.where(reduce.usable(where, kappa))
+    blocks = kappa.coarsen(y=factor, x=factor, boundary="pad").mean()
+    return grid.coarsen(factor).wrap(blocks.data, "kappa", "")
+
+
+def tracers(blocks: xr.DataArray) -> pd.DataFrame:
+    """Noise-free tracers of a convergence map: one point for each block, weighted with kappa."""
+    grid = Grid.of(blocks)
+    ra, dec = grid.sky(*grid.mesh())
+    weight = np.asarray(blocks)
+    table = pd.DataFrame({"ra": ra.ravel(), "dec": dec.ravel(), "weight": weight.ravel()})
+    return table[np.isfinite(table["weight"]) & (table["weight"] > 0)]
+
+
+def comparison(
+    scene: Scene, kappa: xr.DataArray, rho: xr.DataArray, smooth: xr.DataArray
+) -> dict[str, xr.Dataset]:
+    """Lazy results of the comparison of rho with kappa; ``smooth`` is rho of kappa's tracers."""
+    c = scene.config.compare
+    wedges = {"sectors": c.sectors, "half_width": c.half_width, "jackknife": c.jackknife}
+    boxes = compare.box_relation(
+        scene.detected, kappa, c.box, scene.mask, **_if_radius(scene.options)
+    )
+    options = {**scene.options, "where": scene.where}
+    return {
+        "beta": compare.fit_beta(kappa, rho, **options, **wedges),
+        "floor": compare.fit_beta(kappa, smooth, **options, **wedges),
+        "correlation": compare.correlation(kappa, rho, **options),
+        "boxes": boxes,
+        "relation": compare.fit_power_law(boxes, c.n_range),
+    }
+
+
+def _if_radius(options: dict[str, Any]) -> dict[str, Any]:
+    return options if options["radius"] is not None else {}
+
+
+# -- profiles ------------------------------------------------------------------------------------
+def annuli(scene: Scene) -> np.ndarray:
+    """Edges of the annuli in arcsec: up to the farthest corner of the fields, unless given."""
+    p = scene.config.profiles
+    r_max = p.r_max
+    if r_max is None:
+        grids = [scene.grid, *([Grid.of(scene.reference[1])] if scene.reference else [])]
+        r_max = max(_farthest(grid, scene.field.center) for grid in grids)
+    return profiles.log_edges(p.r_min, r_max, p.n)
+
+
+def _farthest(grid: Grid, center: tuple[float, float]) -> float:
+    x, y = np.meshgrid([grid.x[0], grid.x[-1]], [grid.y[0], grid.y[-1]])
+    return float(np.hypot(*grid.offsets(x, y, center)).max())
+
+
+def count_profiles(scene: Scene) -> dict[str, xr.Dataset]:
+    """Lazy profiles of the sources: ``main``, ``reference`` and both together (``sources``)."""
+    edges, center = annuli(scene), scene.field.center
+    like = scene.coarse.wrap(np.ones(scene.coarse.shape, np.float32), "map", "")
+    out = {
+        "main": profiles.radial_profile(
+            scene.detected, center, edges, scene.mask, field=scene.field,
+            like=None if scene.mask is not None else like,
+        )
+    }  # fmt: skip
+    out["sources"] = out["main"]
+    if scene.reference is not None:
+        found, mask = scene.reference
+        out["reference"] = profiles.radial_profile(found, center, edges, mask, field=scene.field)
+        out["sources"] = profiles.combine([out["main"], out["reference"]])
+    return out
+
+
+def corrected(scene: Scene, counts: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """Contamination, the profile after its subtraction, and slopes before and after."""
+    p, c = scene.config.profiles, scene.config.profiles.contamination
+    options: dict[str, Any] = {"method": c.method}
+    if c.method == "reference":
+        part = counts["reference"]
+        if c.r_min is not None:
+            part = part.isel(annulus=np.flatnonzero(part["r_inner"].values >= c.r_min))
+        options["reference"] = part
+    elif c.method == "outer":
+        options["r_min"] = c.r_min
+    elif c.method == "given":
+        options |= {"value": c.value, "error": c.error or 0.0}
+    level = profiles.contamination(_reached(counts["sources"]), **options)
+    after = profiles.subtract(counts["sources"], level)
+    return {
+        "contamination": level,
+        "profile": after,
+        "slope": profiles.fit_slope(counts["sources"], p.slope_range),
+        "slope_corrected": profiles.fit_slope(after, p.slope_range, variable="n_corrected"),
+    }
+
+
+def _reached(profile: xr.Dataset) -> xr.Dataset:
+    """The annuli up to the last one of which at least a tenth was seen unmasked.
+
+    A corner of the field that pokes into the last annulus is no measurement of the outskirts.
+    """
+    seen = np.flatnonzero(np.asarray(profile["coverage"]) >= 0.1)
+    return profile if not seen.size else profile.isel(annulus=slice(0, int(seen[-1]) + 1))
+
+
+def map_profiles(
+    scene: Scene, kappa: xr.DataArray | None, rhos: dict[str, xr.DataArray]
+) -> dict[str, xr.Dataset]:
+    """Lazy profiles of maps: rho for each alpha, kappa, and the light of the last band."""
+    edges, center = annuli(scene), scene.field.center
+    not_edge = None if scene.where is None else ~scene.where
+    maps = {**rhos, **({"kappa": kappa} if kappa is not None else {})}
+    out = {
+        name: profiles.radial_profile(m, center, edges, not_edge, field=scene.field)
+        for name, m in maps.items()
+    }
+    if scene.light is not None:
+        out["light"] = profiles.radial_profile(
+            scene.light, center, edges, scene.mask, field=scene.field
+        )
+    return out
+
+
+# -- masses --------------------------------------------------------------------------------------
+def masses(
+    scene: Scene, kappa_on: Callable[[Grid], xr.DataArray]
+) -> dict[float, xr.Dataset]:
+    """Lazy masses and numbers of sources within each radius (arcsec), on a grid of their own."""
+    m = scene.config.mass
+    radii = [*m.radius, *(r / scene.field.kpc_per_arcsec for r in m.radius_kpc or ())]
+    what = "detected and inpainted sources within the radius, not completeness-corrected"
+    out = {}
+    for radius in radii:
+        pixel = min(0.2, radius / 50)
+        n = 2 * int(np.ceil(1.02 * radius / pixel)) + 1
+        grid = Grid.tangent(scene.field.center, (n, n), pixel)
+        out[radius] = compare.mass_numbers(
+            kappa_on(grid), scene.everything, scene.field, radius, counted=what
+        )
+    return out

@@ -1,0 +1,410 @@
+"""The report of a run: one HTML file with everything in it, to read, print and send.
+
+Images are embedded, styles are inline and nothing is loaded from anywhere; every text that comes
+from the user or the data is escaped. Sections that a run has no numbers for are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+
+from gcdask.errors import InputError
+
+TEMPLATES = Path(__file__).parent / "data"
+DASH = "–"
+
+#: Section of the report, key in the results.
+SECTIONS = [
+    ("Threshold", "threshold"),
+    ("Purity", "purity"),
+    ("Inpainting", "inpainting"),
+    ("Density of clusters", "density"),
+    ("Convergence against density: β", "beta"),
+    ("Correlation, pixel by pixel", "correlation"),
+    ("Boxes: ⟨κ⟩ = a nᵇ", "relation"),
+    ("Radial profile", "profile"),
+    ("Mass", "mass"),
+    ("Found against truth", "truth"),
+    ("Field", "field"),
+]
+#: Entries of the summary: dotted key, label.
+HEADLINES = [
+    ("n_detected", "sources detected"),
+    ("n_inpainted", "sources inpainted"),
+    ("masked_fraction", "of the array masked"),
+    ("purity", "purity of the catalogue"),
+    ("purity.at_level", "purity of the catalogue"),
+    ("beta.value", "β"),
+    ("beta.dispersion_relative", "dispersion of β between sectors"),
+    ("correlation.pearson_log", "Pearson r of log κ, log ρ"),
+    ("relation.b", "b of ⟨κ⟩ = a nᵇ"),
+    ("profile.slope", "slope of the profile"),
+    ("profile.contamination_arcsec2", "contamination"),
+    ("mass.msun", "mass within {mass.within_arcsec}"),
+    ("mass.per_gc_msun", "mass per cluster"),
+]
+LABELS = {
+    "msun": "mass",
+    "n": "number of clusters",
+    "n_is": "what is counted",
+    "per_gc_msun": "mass per cluster (2.9e-5 M / N)",
+    "in_gcs_msun": "mass in clusters (2.9e-5 M)",
+    "virial_msun": "virial mass (5e9 N)",
+    "within_arcsec": "within",
+    "within_kpc": "within (proper)",
+    "contamination_arcsec2": "contamination",
+    "contamination_kpc2": "contamination (proper)",
+    "pearson_log": "Pearson r of the logarithms",
+    "spearman": "Spearman rank correlation",
+    "at_threshold": "at the threshold T",
+    "at_level": "at the level of the catalogue",
+    "sigma_cr": "critical surface density",
+    "cov": "covariance of a, b",
+    "beta.value": "β",
+    "threshold.value": "T",
+    "threshold.level": "level of the catalogue",
+    "radii": "At all radii",
+    "center": "centre (RA, Dec)",
+    "floor": "floor from the kernel's geometry",
+    "geometric_floor_relative": "relative dispersion from the kernel's geometry alone",
+    "dispersion_relative": "relative dispersion",
+}
+FRACTIONS = ("fraction", "purity", "completeness", "relative", "coverage")
+SUPERSCRIPT = str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An image (PNG file) of the report, its title and the caption below it."""
+
+    path: Path | str
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text below a head; ``bars`` are lengths (0 to 1) drawn behind the last column."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    bars: Sequence[float] = ()
+
+
+def write_report(
+    path: Any,
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    run: Mapping[str, Any] | None = None,
+    figures: Iterable[Figure] = (),
+    notes: Iterable[str] = (),
+) -> Path:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    path : path
+        HTML file; it appears whole or not at all.
+    title : str
+        Name of the field.
+    results : mapping
+        The content of ``results.json``: nested numbers, ``units`` (dotted key to unit). An entry
+        ``k_error`` beside ``k`` is its error. Everything is optional.
+    run : mapping, optional
+        The content of ``run.json``: ``config`` (shown as YAML), versions, inputs, timings.
+    figures : iterable of Figure
+        In the order of the report. A file that is missing becomes a note.
+    notes : iterable of str
+        Warnings, shown at the top.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    notes = list(notes)
+    images = []
+    for figure in figures:
+        try:
+            data = base64.b64encode(Path(figure.path).read_bytes()).decode()
+        except OSError:
+            notes.append(f"The figure “{figure.title}” is missing ({figure.path}).")
+            continue
+        images.append({"title": figure.title, "caption": figure.caption, "data": data})
+    html = render(title=title, results=results, run=run or {}, images=images, notes=notes)
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    try:
+        temporary.write_text(html, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        raise InputError(f"cannot write {target} ({error}); choose another folder") from error
+    return target
+
+
+def render(
+    *,
+    title: str,
+    results: Mapping[str, Any],
+    run: Mapping[str, Any],
+    images: Sequence[Mapping[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> str:
+    """HTML of a report; ``images`` hold ``title``, ``caption`` and base64 ``data``."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    config, provenance = _provenance(run)
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        headlines=headlines(results),
+        sections=list(sections(results)),
+        images=images,
+        notes=notes,
+        config=config,
+        provenance=provenance,
+        version=str(run.get("version", "")),
+        finished=str(run.get("finished", "")),
+    )
+
+
+# -- results to tables --------------------------------------------------------------------------
+def headlines(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(number with error and unit, label) of the summary, for the numbers that are there."""
+    units = results.get("units") or {}
+    out = []
+    for key, label in HEADLINES:
+        value = _find(results, key)
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+            continue
+        if not math.isfinite(value):
+            continue
+        for name in re.findall(r"\{(.*?)\}", label):
+            label = label.replace(f"{{{name}}}", _entry(results, name, units))
+        out.append((_entry(results, key, units), label))
+    return out
+
+
+def sections(results: Mapping[str, Any]) -> Iterable[tuple[str, list[Table]]]:
+    """Titles and tables of the results that are there; unknown entries come last."""
+    units = results.get("units") or {}
+    shares = results.get("mask_shares")
+    if isinstance(shares, Mapping) and shares:
+        yield "Mask", list(_mask_tables(shares))
+    known = {key for _, key in SECTIONS} | {"units", "mask_shares"}
+    more = [
+        (key.replace("_", " ").capitalize(), key)
+        for key, value in results.items()
+        if key not in known and isinstance(value, Mapping)
+    ]
+    for title, key in [*SECTIONS, *more]:
+        value = results.get(key)
+        if isinstance(value, Mapping) and value:
+            tables = list(_tables(key, value, units))
+            if tables:
+                yield title, tables
+    shown = {"name", *(key for key, _ in HEADLINES)}
+    loose = {
+        k: v
+        for k, v in results.items()
+        if not isinstance(v, Mapping | None) and k not in known and k not in shown
+    }
+    if loose:
+        yield "More", list(_tables("", loose, units))
+
+
+def _tables(prefix: str, tree: Mapping[str, Any], units: Mapping[str, str]) -> Iterable[Table]:
+    """Table of the plain entries of a section, then one for each of its nested ones."""
+    rows = []
+    nested: list[Table] = []
+    if "sectors" in tree and isinstance(tree["sectors"], Mapping):
+        nested.append(_sector_table(prefix, tree, units))
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if key in ("sectors", "sector_errors", "unit") or _is_error(key, tree):
+            continue
+        if isinstance(value, Mapping):
+            nested += [
+                Table(f"{_label(key)}: {t.title}" if t.title else _label(key), t.head, t.rows)
+                for t in _tables(name, value, units)
+            ]
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            nested.append(_list_table(prefix, key, value, units))
+        else:
+            rows.append((_label(key, name), _entry(tree, key, units, name)))
+    if rows:
+        yield Table("", (), rows)
+    yield from nested
+
+
+def _sector_table(prefix: str, tree: Mapping[str, Any], units: Mapping[str, str]) -> Table:
+    sectors, errors = tree["sectors"], tree.get("sector_errors") or {}
+    unit = units.get(f"{prefix}.sectors") or units.get(f"{prefix}.value", "")
+    values = [v for v in sectors.values() if isinstance(v, int | float) and math.isfinite(v)]
+    mean = sum(values) / len(values) if values else math.nan
+    rows = []
+    for name, value in sectors.items():
+        good = isinstance(value, int | float) and math.isfinite(value) and mean
+        off = f"{100 * (value / mean - 1):+.1f} %".replace("-", "−") if good else DASH
+        rows.append((str(name), quantity(value, errors.get(name), unit), off))
+    return Table("By sector", ("sector", "β", "from their mean"), rows)
+
+
+def _list_table(
+    prefix: str, key: str, items: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+) -> Table:
+    names = [k for k in items[0] if not _is_error(k, items[0])]
+    rows = [
+        [quantity(item.get(k), item.get(f"{k}_error"), units.get(f"{prefix}.{k}", ""), k)
+         for k in names]
+        for item in items
+    ]  # fmt: skip
+    return Table(_label(key), [_label(k) for k in names], rows)
+
+
+def _mask_tables(shares: Mapping[str, Any]) -> Iterable[Table]:
+    fields = shares if any(isinstance(v, Mapping) for v in shares.values()) else {"": shares}
+    for name, causes in fields.items():
+        if not isinstance(causes, Mapping):
+            continue
+        found = {k: v for k, v in causes.items() if isinstance(v, int | float)}
+        rows = [(_label(k), quantity(v, None, "", "fraction")) for k, v in found.items()]
+        title = f"Share of the array by cause{f', {name} field' if name else ''}"
+        yield Table(title, ("cause", "share"), rows, [min(max(v, 0), 1) for v in found.values()])
+
+
+def _is_error(key: str, tree: Mapping[str, Any]) -> bool:
+    return key == "error" or (key.endswith("_error") and key[:-6] in tree)
+
+
+def _entry(
+    tree: Mapping[str, Any], key: str, units: Mapping[str, str], name: str | None = None
+) -> str:
+    """Text of the entry ``key`` (dotted) of a tree with its error and unit."""
+    *path, last = key.split(".")
+    parent = _find(tree, ".".join(path)) if path else tree
+    error = parent.get("error" if last == "value" else f"{last}_error")
+    unit = units.get(name or key, "")
+    if last in ("value", "level") and not unit:
+        unit = parent.get("unit", "") if isinstance(parent.get("unit"), str) else ""
+    return quantity(parent.get(last), error, unit, name or key)
+
+
+def _find(tree: Any, key: str) -> Any:
+    for part in key.split(".") if key else ():
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _label(key: str, name: str = "") -> str:
+    plain = f"number of {key[2:]}" if key.startswith("n_") else key
+    return LABELS.get(name) or LABELS.get(key) or plain.replace("_", " ")
+
+
+# -- numbers to text ----------------------------------------------------------------------------
+def quantity(value: Any, error: Any = None, unit: str = "", name: str = "") -> str:
+    """Text of a value with error and unit: ``383.2 ± 1.1 arcsec⁻²``, ``8.5 × 10⁹ Msun``, –."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {quantity(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple | np.ndarray):
+        if name.endswith("center") and len(value) == 2:  # a position, not two measurements
+            return _signs(f"{value[0]:.5f}, {value[1]:+.5f} deg")
+        body = ", ".join(quantity(v) for v in value)
+        return f"[{body}] {_unit(unit)}".strip()
+    if value is None:
+        return DASH
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float | np.number):
+        return str(value)
+    if not math.isfinite(value):
+        return DASH
+    if not unit and isinstance(value, float) and any(f in name for f in FRACTIONS):
+        return _signs(f"{100 * value:.3g} %")
+    sigma = float(error) if isinstance(error, int | float | np.number) else math.nan
+    return f"{_number(value, sigma)} {_unit(unit)}".strip()
+
+
+def _number(value: Any, sigma: float) -> str:
+    if isinstance(value, int | np.integer) and not math.isfinite(sigma):
+        return _signs(f"{value:,}".replace(",", "\u202f"))  # narrow no-break space
+    size = max(abs(value), sigma if math.isfinite(sigma) else 0)
+    power = math.floor(math.log10(size)) if size > 0 else 0
+    scaled = power >= 5 or power <= -4
+    factor = 10.0**-power if scaled else 1.0
+    top = 0 if scaled else power
+    if math.isfinite(sigma) and sigma > 0:
+        digits = max(1 - math.floor(math.log10(sigma * factor)), 0)
+        text = f"{value * factor:.{min(digits, 8)}f} ± {sigma * factor:.{min(digits, 8)}f}"
+    else:
+        text = f"{value * factor:.{max(3 - top, 0)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    if scaled:
+        text = f"({text})" if "±" in text else text
+        text += f" × 10{str(power).translate(SUPERSCRIPT)}"
+    return _signs(text)
+
+
+def _signs(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _unit(unit: str) -> str:
+    """Exponents of a unit as superscripts: ``kpc-2`` becomes kpc⁻²."""
+    raised = re.sub(
+        r"(?<=[A-Za-z])\*{0,2}\(?(-?\d+(?:\.\d+)?)\)?", lambda m: m[1].translate(SUPERSCRIPT), unit
+    )
+    return raised.replace("Msun", "M☉").replace("solMass", "M☉")
+
+
+# -- provenance ---------------------------------------------------------------------------------
+def _provenance(run: Mapping[str, Any]) -> tuple[str, list[Table]]:
+    """The configuration as YAML, and tables of everything else that the run recorded."""
+    config = run.get("config", run.get("configuration"))
+    text = ""
+    if config:
+        text = config if isinstance(config, str) else _yaml(config)
+    tables, loose = [], []
+    for key, value in run.items():
+        if key in ("config", "configuration"):
+            continue
+        if isinstance(value, Mapping):
+            rows = [(str(k), quantity(v)) for k, v in value.items()]
+            if rows:
+                tables.append(Table(_label(key).capitalize(), (), rows))
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            head = list(value[0])
+            rows_ = [[quantity(item.get(k)) for k in head] for item in value]
+            tables.append(Table(_label(key).capitalize(), head, rows_))
+        else:
+            loose.append((_label(key), quantity(value)))
+    return text, ([Table("Run", (), loose)] if loose else []) + tables
+
+
+def _yaml(config: Any) -> str:
+    try:
+        return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError:  # an object that YAML has no form for: shown, not hidden
+        return str(config)

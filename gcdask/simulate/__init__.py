@@ -1,0 +1,11 @@
+"""Mock fields with known truth, rendered block by block.
+
+`psf` and `model` hold what a field is made of, `sources` draws its populations, `render` turns
+blocks of them into pixels, `truth` lists and scores, `mock` is the face, `write` puts all on disk.
+"""
+
+from gcdask.simulate.mock import Mock, as1063
+from gcdask.simulate.truth import score
+from gcdask.simulate.write import write
+
+__all__ = ["Mock", "as1063", "score", "write"]

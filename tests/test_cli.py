@@ -1,0 +1,419 @@
+"""The command line: every command, every mistake in one line, exit codes, progress."""
+
+import errno
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from typer.testing import CliRunner
+
+import gcdask.pipeline
+import gcdask.simulate
+from gcdask import cli
+from gcdask._version import __version__
+from gcdask.errors import InputError
+from gcdask.grid import Grid
+
+COMMANDS = ["demo", "ingest", "run", "simulate", "inspect", "config schema"]
+
+
+@pytest.fixture
+def gcdask_cli(capsys):
+    """Run a command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        code = cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def refused(gcdask_cli):
+    """The one line of an error with exit code 2."""
+
+    def run(*arguments):
+        done = gcdask_cli(*arguments)
+        assert done.code == 2, done
+        assert done.err.startswith("error: ")
+        assert done.err.count("\n") == 1
+        assert done.out == ""
+        return done.err
+
+    return run
+
+
+def _image(path, *, shape=(300, 280), unit="MJy/sr", seed=0, wcs=True):
+    grid = Grid.tangent((342.18, -44.53), shape, 0.03, angle=40.0)
+    header = grid.wcs.to_header() if wcs else fits.Header()
+    if unit is not None:
+        header["BUNIT"] = unit
+    data = np.random.default_rng(seed).normal(size=shape).astype("float32")
+    fits.PrimaryHDU(data, header).writeto(path)
+    return data
+
+
+@pytest.fixture
+def images(tmp_path):
+    return {b: _image(tmp_path / f"{b}.fits", seed=i) for i, b in enumerate(("A", "B", "E"))}
+
+
+@pytest.fixture
+def configuration(tmp_path):
+    (tmp_path / "field.zarr").mkdir(exist_ok=True)
+    path = tmp_path / "field.yaml"
+    path.write_text(
+        "mosaic: {path: field.zarr}\nfield: {center: [342.18, -44.53], z_lens: 0.348}\n"
+        "cluster: {workers: 0}\n"
+    )
+    return path
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    """A pipeline that notes how it was called."""
+    calls = []
+
+    def run(config, out, *, client=None, force=False, progress):
+        calls.append(SimpleNamespace(config=config, out=out, client=client, force=force))
+        for done in range(4):
+            progress("detect", done, 3)
+        results = {"n_detected": 12, "beta": {"value": 383.2, "error": 11.4, "unit": "",
+                                              "sectors": {"E": 386.3}}}  # fmt: skip
+        return SimpleNamespace(results=results, out=out, report=out / "report.html")
+
+    monkeypatch.setattr(gcdask.pipeline, "run", run, raising=False)
+    monkeypatch.setattr(
+        gcdask.pipeline, "dry_run", lambda config: f"plan of {config.name}", raising=False
+    )
+    return calls
+
+
+# -- help and version -------------------------------------------------------------------------
+@pytest.mark.parametrize("command", ["", *COMMANDS, "config"])
+def test_help_has_an_example(command):
+    shown = CliRunner().invoke(cli.app, [*command.split(), "--help"])
+    assert shown.exit_code == 0
+    assert "Example: gcdask" in shown.output
+    if command in COMMANDS:
+        assert f"Example: gcdask {command}" in shown.output
+
+
+def test_bare_command_shows_help(gcdask_cli):
+    done = gcdask_cli()
+    assert done.code == 0
+    assert all(command.split()[0] in done.out for command in COMMANDS)
+
+
+def test_version_and_speed_of_the_installed_command():
+    python = [sys.executable, "-m", "gcdask"]
+    assert subprocess.check_output([*python, "--version"], text=True) == f"gcdask {__version__}\n"
+    heavy = "import sys; from gcdask import cli; print([m for m in sys.modules if m in " \
+            "('numpy', 'dask', 'astropy', 'xarray', 'pandas')])"  # fmt: skip
+    assert subprocess.check_output([sys.executable, "-c", heavy], text=True) == "[]\n"
+
+
+def test_schema_is_json(gcdask_cli):
+    done = gcdask_cli("config", "schema")
+    assert done.code == 0
+    assert "detect" in json.loads(done.out)["properties"]
+
+
+# -- ingest and inspect -----------------------------------------------------------------------
+def test_ingest_then_inspect(gcdask_cli, images, tmp_path):
+    out = tmp_path / "field.zarr"
+    a, b, e = (tmp_path / f"{name}.fits" for name in "ABE")
+    done = gcdask_cli(
+        "ingest", out, f"F090W={a}", f"F115W={b}", "--err", f"F090W={e}", "--err", f"F115W={e}",
+        "--chunks", 256,
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    assert str(out) in done.out
+    told = gcdask_cli("inspect", out).out
+    expected = [
+        "mosaic", "F090W, F115W", "MJy", "280 x 300 px", "shards 1 x 256 x 256", '8.4" x 9.0"',
+        "position angle 40.00 deg", "342.18", "-44.53", "err",
+    ]  # fmt: skip
+    for words in expected:
+        assert words in told, words
+    again = gcdask_cli("ingest", out, f"F090W={a}")
+    assert again.code == 2
+    assert "overwrite" in again.err
+    assert gcdask_cli("ingest", out, f"F090W={a}", "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["x.fits"], ["x.fits", "BAND=FILE"]),
+        (["F090W="], ["F090W=", "BAND=FILE"]),
+        (["A=a.fits", "A=b.fits"], ["A=b.fits", "twice"]),
+        (["A=nothing.fits"], ["nothing.fits"]),
+        (["A={tmp}/A.fits", "--err", "A.fits"], ["--err A.fits", "BAND=FILE"]),
+        (["A={tmp}/A.fits", "--err", "B={tmp}/E.fits"], ["'B'"]),
+        (["A={tmp}/A.fits", "--chunks", "0"], ["0"]),
+        (["A={tmp}/A.fits", "--chunks", "many"], ["--chunks", "--help"]),
+        (["A={tmp}/A.fits", "--align", "twist"], ["twist"]),
+        ([], ["Missing argument", "gcdask ingest --help"]),
+    ],
+)
+def test_mistakes_of_ingest(refused, images, tmp_path, arguments, words):
+    line = refused("ingest", tmp_path / "o.zarr", *(a.format(tmp=tmp_path) for a in arguments))
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "o.zarr").exists()
+
+
+def test_inspect_fits(gcdask_cli, images, tmp_path):
+    told = gcdask_cli("inspect", tmp_path / "A.fits").out
+    for words in ("image (FITS)", "MJy/sr", "280 x 300 px", '0.03"'):
+        assert words in told
+    _image(tmp_path / "bare.fits", unit=None, wcs=False)
+    told = gcdask_cli("inspect", tmp_path / "bare.fits").out
+    assert "no BUNIT" in told
+    assert "none" in told
+    packed = tmp_path / "A.fits.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "A.fits").read_bytes()))
+    told = gcdask_cli("inspect", packed).out
+    assert "280 x 300 px" in told
+    assert "gcdask ingest" in told
+
+
+def test_inspect_catalogues(gcdask_cli, tmp_path):
+    told = gcdask_cli("inspect", "builtin:faisst2022").out
+    assert "178" in told
+    assert "nJy" in told
+    table = tmp_path / "sources.csv"
+    table.write_text("ra,dec,mag\n10.5,-3.25,20\n10.75,-3.5,21\n")
+    told = gcdask_cli("inspect", table).out
+    assert "RA 10.50000 to 10.75000, Dec -3.50000 to -3.25000 deg" in told
+    assert "column mag" in told
+
+
+def test_inspect_lens(gcdask_cli, shared_data):
+    told = gcdask_cli("inspect", shared_data / "smacs0723" / "mahler2022_iclv2_best.par").out
+    for words in ("Lenstool", "149", "0.39", "110.826989"):
+        assert words in told
+
+
+def test_inspect_run(gcdask_cli, tmp_path):
+    (tmp_path / "run.json").write_text('{"fingerprint": "x", "version": "1.2"}')
+    told = gcdask_cli("inspect", tmp_path).out
+    assert "not finished" in told
+    (tmp_path / "results.json").write_text(
+        '{"n_detected": 28026, "beta": {"value": 383.2, "error": 11.4}}'
+    )
+    (tmp_path / "manifest.json").write_text('{"fingerprint": "x", "outputs": []}')
+    told = gcdask_cli("inspect", tmp_path).out
+    for words in ("finished", "28026", "383.2 +- 11.4", "results.json", "1.2"):
+        assert words in told
+
+
+def test_mistakes_of_inspect(refused, tmp_path):
+    assert "does not exist" in refused("inspect", tmp_path / "nothing")
+    (tmp_path / "picture.jpg").write_text("x")
+    assert "no known kind" in refused("inspect", tmp_path / "picture.jpg")
+    assert "no zarr store, catalogue or run" in refused("inspect", tmp_path)
+    (tmp_path / "text.fits").write_text("hello")
+    assert "text.fits" in refused("inspect", tmp_path / "text.fits")
+
+
+# -- run --------------------------------------------------------------------------------------
+def test_run(gcdask_cli, configuration, pipeline, tmp_path):
+    done = gcdask_cli(
+        "run", configuration, "--out", tmp_path / "out", "--set", "density.alpha=1.8",
+        "--set", "name=here", "--force",
+    )  # fmt: skip
+    assert done.code == 0
+    assert str(tmp_path / "out" / "report.html") in done.out
+    assert "detect 3/3" in done.err
+    (call,) = pipeline
+    assert (call.config.density.alpha, call.config.name) == (1.8, "here")
+    assert (call.client, call.force, call.out) == (None, True, tmp_path / "out")
+
+
+def test_dry_run_needs_no_folder(gcdask_cli, configuration, pipeline):
+    done = gcdask_cli("run", configuration, "--dry-run")
+    assert (done.code, done.out, done.err) == (0, "plan of field\n", "")
+    assert not pipeline
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--out is missing"]),
+        (["--out", "{tmp}/field.yaml"], ["field.yaml", "is a file"]),
+        (["--out", "{tmp}/o", "--set", "detect.treshold=1"], ["detect.treshold", "threshold?"]),
+        (["--out", "{tmp}/o", "--set", "detect.threshold=0"], ["detect.threshold", "0", "> 0"]),
+        (["--out", "{tmp}/o", "--set", "alpha"], ["--set alpha", "KEY.SUBKEY=VALUE"]),
+        (["--out", "{tmp}/o", "--set", "lens.path={tmp}/x.par"], ["lens.path", "does not exist"]),
+        (["--out", "{tmp}/o", "--workers", "two"], ["--workers", "gcdask run --help"]),
+        (["--out", "{tmp}/o", "--workers", "-1"], ["--workers"]),
+        (["--out", "{tmp}/o", "--workers", "1", "--scheduler", "a:1"], ["one of them"]),
+        (["--out", "{tmp}/o", "--scheduler", "noport"], ["noport", "no Dask scheduler"]),
+        (["--frobnicate"], ["--frobnicate", "gcdask run --help"]),
+    ],
+)
+def test_mistakes_of_run(refused, configuration, pipeline, tmp_path, arguments, words):
+    line = refused("run", configuration, *(a.format(tmp=tmp_path) for a in arguments))
+    assert all(word in line for word in words), line
+    assert not pipeline
+    assert not (tmp_path / "o").exists()
+
+
+def test_no_configuration(refused, tmp_path):
+    assert "no configuration at" in refused("run", tmp_path / "no.yaml", "--out", tmp_path / "o")
+    assert "No such command" in refused("rum")
+    assert "see gcdask --help" in refused("rum")
+    assert "Missing command" in refused("config")
+
+
+# -- errors -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (InputError("kappa is flat;\ngive another"), 2, ["kappa is flat; give another"]),
+        (PermissionError(errno.EACCES, "Permission denied", "/o"), 2, ["/o: Permission denied"]),
+        (OSError(errno.ENOSPC, "No space left on device", "/o/x"), 2, ["/o/x: No space left"]),
+        (ZeroDivisionError("by\nzero"), 1, ["ZeroDivisionError: by zero", "--debug"]),
+        (type("KilledWorker", (Exception,), {})("task"), 1, ["memory", "tiles.size"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+    ],
+)
+def test_errors_are_one_line(gcdask_cli, configuration, monkeypatch, tmp_path, error, code, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(gcdask.pipeline, "run", fail, raising=False)
+    done = gcdask_cli("run", configuration, "--out", tmp_path / "o")
+    assert done.code == code
+    assert done.err.count("\n") == 1
+    assert all(word in done.err for word in words), done.err
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_debug_shows_the_traceback(configuration, monkeypatch, tmp_path, place):
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(gcdask.pipeline, "run", fail, raising=False)
+    arguments = ["run", str(configuration), "--out", str(tmp_path / "o")]
+    arguments.insert(place if place == 0 else len(arguments), "--debug")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(arguments)
+
+
+def test_a_reader_that_leaves_early():
+    command = f"{sys.executable} -m gcdask config schema | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission(refused, images, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    line = refused("ingest", locked / "o.zarr", f"A={tmp_path}/A.fits")
+    assert "locked" in line
+
+
+# -- simulate and demo ------------------------------------------------------------------------
+@pytest.fixture
+def mock(monkeypatch):
+    made = []
+
+    def as1063(*, size, seed):
+        made.append((size, seed))
+        return SimpleNamespace(size=size)
+
+    def write(mock, out, *, overwrite=False):
+        base = str(out).removesuffix(".zarr")
+        ends = {"mosaic": ".zarr", "module2": "_module2.zarr", "lens": "_lens.par"}
+        paths = {key: base + end for key, end in ends.items()}
+        for path in paths.values():
+            os.makedirs(path, exist_ok=overwrite)
+        return paths
+
+    monkeypatch.setattr(gcdask.simulate, "as1063", as1063)
+    monkeypatch.setattr(gcdask.simulate, "write", write)
+    return made
+
+
+def test_simulate(gcdask_cli, mock, tmp_path):
+    done = gcdask_cli("simulate", tmp_path / "f.zarr", "--preset", "as1063", "--seed", "3")
+    assert (done.code, mock) == (0, [("small", 3)])
+    assert "f_lens.par" in done.out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--preset", "coma"), ("--size", "huge"), ("--seed", "-1")]
+)
+def test_mistakes_of_simulate(refused, mock, tmp_path, option, value):
+    line = refused("simulate", tmp_path / "f.zarr", option, value)
+    assert option in line
+    assert not mock
+
+
+def test_demo_replaces_its_own_folder_only(gcdask_cli, refused, mock, pipeline, tmp_path):
+    folder = tmp_path / "demo"
+    done = gcdask_cli("demo", "--out", folder, "--workers", 0, "--seed", 5)
+    assert done.code == 0, done.err
+    assert "report.html" in done.out
+    assert "383.2 +- 11.4" in done.out
+    assert mock == [("small", 5)]
+    config = pipeline[0].config
+    assert config.mosaic.path == str(folder / "input" / "field.zarr")
+    assert config.reference.path == str(folder / "input" / "field_module2.zarr")
+    assert config.lens.path == str(folder / "input" / "field_lens.par")
+
+    (folder / "old.txt").write_text("from the first demo")
+    assert gcdask_cli("demo", "--out", folder, "--workers", 0).code == 0
+    assert not (folder / "old.txt").exists()
+
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("years")
+    assert "precious was not made by a demo" in refused("demo", "--out", precious)
+    assert (precious / "thesis.tex").read_text() == "years"
+
+
+# -- progress ---------------------------------------------------------------------------------
+def test_plain_progress_has_few_lines(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    with cli.RichProgress(stream=stream) as progress:
+        for done in range(1001):
+            progress("detect", done, 1000)
+            clock[0] += 0.03
+        progress("density", 0, 0)
+        progress("density", 1, 1)
+        progress("density", 1, 1)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "[   0.0 s] detect 0/1000"
+    assert lines[-3].endswith("detect 1000/1000")
+    assert [line.split("] ")[1] for line in lines[-2:]] == ["density ...", "density 1/1"]
+    assert len(lines) == 6  # one every 10 s
+
+
+def test_progress_bars_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with cli.RichProgress(stream=stream) as progress:
+        progress("detect", 0, 0)
+        progress("detect", 1, 2)
+        progress("detect", 2, 2)
+    assert "detect" in stream.getvalue()
+    assert "2/2" in stream.getvalue()

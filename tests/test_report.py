@@ -1,0 +1,213 @@
+"""The report holds every number, no foreign code, and needs no other file."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from gcdask import report
+from gcdask.errors import InputError
+from gcdask.report import Figure, headlines, quantity, sections, write_report
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+RESULTS = {
+    "name": "AS1063",
+    "n_detected": 28026,
+    "n_inpainted": 3501,
+    "threshold": {"value": 3.1, "level": 6.2, "unit": "sigma", "kind": "auto"},
+    "purity": {"at_threshold": 0.52, "at_level": 0.934},
+    "masked_fraction": 0.236,
+    "mask_shares": {"main": {"masked": 0.236, "edge": 0.193}, "reference": {"masked": 0.31}},
+    "beta": {
+        "value": 383.2,
+        "error": 4.1,
+        "sectors": {"E": 386.3, "W": 380.7, "S": 396.3, "N": 368.9},
+        "sector_errors": {"E": 6.0, "W": 5.0, "S": 4.0, "N": None},
+        "dispersion": 11.4,
+    },
+    "correlation": {"pearson_log": 0.922, "spearman": float("nan")},
+    "relation": {"a": 0.45, "a_error": 0.12, "b": 0.62, "b_error": 0.18, "cov": [[1, 2], [2, 3]]},
+    "profile": {"slope": -1.95, "slope_error": 0.03, "contamination_arcsec2": 0.363},
+    "mass": {
+        "within_arcsec": 60.0,
+        "msun": 4.23e14,
+        "radii": [
+            {"within_arcsec": 60.0, "msun": 4.23e14},
+            {"within_arcsec": 30.0, "msun": 1.5e14},
+        ],
+    },
+    "truth": {"completeness": 0.96},
+    "units": {
+        "mass.msun": "Msun",
+        "mass.within_arcsec": "arcsec",
+        "profile.contamination_arcsec2": "arcsec-2",
+    },
+}
+RUN = {
+    "version": "0.1.0",
+    "config": {"mosaic": {"path": "demo.zarr"}},
+    "versions": {"dask": "2026.8.0"},
+    "inputs": [{"path": "demo.zarr", "bytes": 1234}],
+}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the file: tags that are open, links, visible text."""
+
+    VOID = ("meta", "img", "br", "link", "input")
+
+    def __init__(self, html):
+        super().__init__()
+        self.links, self.tags, self.open, self.text = [], [], [], ""
+        self.feed(html)
+        assert not self.open, f"unclosed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        assert not [k for k, _ in attrs if k.startswith("on")], "a script in an attribute"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(tmp_path, **changes):
+    content = {"title": "AS1063", "results": RESULTS, "run": RUN} | changes
+    return Page(write_report(tmp_path / "r.html", **content).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "28\u202f026",
+        "383.2 ± 4.1",
+        "386.3 ± 6.0",
+        "3.1 sigma",
+        "93.4 %",
+        "23.6 %",
+        "0.45 ± 0.12",
+        "−1.950 ± 0.030",
+        "0.363 arcsec⁻²",
+        "4.23 × 10¹⁴ M☉",
+        "mass within 60 arcsec",
+        "1.5 × 10¹⁴ M☉",
+        "completeness",
+        "path: demo.zarr",
+        "2026.8.0",
+        "+0.9 %",
+    ],
+)
+def test_every_number_is_there_with_error_and_unit(tmp_path, text):
+    assert text in page(tmp_path).text
+
+
+def test_it_stands_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(PIXEL)
+    html = page(tmp_path, figures=[Figure(tmp_path / "a.png", "Map", "Of the field")])
+    assert [link[:22] for link in html.links] == ["data:image/png;base64,"]
+    assert base64.b64decode(html.links[0][22:]) == PIXEL
+    assert "Of the field" in html.text
+    assert not {"script", "link", "iframe", "object"} & set(html.tags)
+    source = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|url\(|@import", source)
+
+
+def test_names_of_the_user_are_text_and_not_code(tmp_path):
+    evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+    (tmp_path / "a.png").write_bytes(PIXEL)
+    html = page(
+        tmp_path,
+        title=evil,
+        results={**RESULTS, "truth": {evil: evil}, evil: {"a": evil}, "units": {"mass.msun": evil}},
+        run={"config": {evil: evil}, evil: evil, "versions": {evil: evil}},
+        figures=[Figure(tmp_path / "a.png", evil, evil), Figure(tmp_path / evil[:9], evil)],
+        notes=[evil],
+    )
+    assert "script" not in html.tags
+    assert html.tags.count("img") == 1
+    assert evil in html.text
+    assert "{{ 7 * 7 }}" in html.text
+
+
+@pytest.mark.parametrize("results", [{}, {"n_detected": 178}, {k: None for k in RESULTS}])
+def test_sections_without_numbers_are_left_out(tmp_path, results):
+    html = page(tmp_path, results=results, run={})
+    assert "Mass" not in html.text
+    assert "Provenance" not in html.text
+    assert "None" not in html.text
+    assert "nan" not in html.text
+    assert ("Summary" in html.text) == (results.get("n_detected") == 178)
+
+
+@pytest.mark.parametrize("key", [k for k in RESULTS if k not in ("units", "name")])
+def test_any_part_may_be_missing(tmp_path, key):
+    page(tmp_path, results={k: v for k, v in RESULTS.items() if k != key})
+
+
+def test_notes_and_missing_figures_are_seen(tmp_path):
+    html = page(tmp_path, notes=["9 rows were dropped"], figures=[Figure("gone.png", "Profiles")])
+    assert "9 rows were dropped" in html.text
+    assert "The figure “Profiles” is missing (gone.png)" in html.text
+
+
+def test_a_report_is_replaced_or_kept_whole(tmp_path):
+    page(tmp_path)
+    page(tmp_path, title="Second")
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+    with pytest.raises(InputError, match="cannot write"):
+        write_report(tmp_path / "no" / "r.html", title="x", results={})
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "unit", "name", "text"),
+    [
+        (383.2, 1.14, "", "", "383.2 ± 1.1"),
+        (0.0123, 0.0004, "kpc-2", "", "0.01230 ± 0.00040 kpc⁻²"),
+        (8.47e9, 1.2e8, "Msun", "", "(8.47 ± 0.12) × 10⁹ M☉"),
+        (2e-7, None, "", "", "2 × 10⁻⁷"),
+        (-1.5, None, "arcsec1.6", "", "−1.5 arcsec¹·⁶"),
+        (0, None, "", "", "0"),
+        (0.0, 0.1, "", "", "0.00 ± 0.10"),
+        (1234567, None, "", "", "1\u202f234\u202f567"),
+        (0.147, None, "", "masked_fraction", "14.7 %"),
+        (True, None, "", "", "yes"),
+        (None, None, "Msun", "", "–"),
+        (float("nan"), 1.0, "Msun", "", "–"),
+        (float("inf"), None, "", "", "–"),
+        ([13.0, 60.0], None, "arcsec", "", "[13, 60] arcsec"),
+        ([110.83, -73.45], None, "", "field.center", "110.83000, −73.45000 deg"),
+        ("auto", None, "", "", "auto"),
+        (5.0, 0.0, "", "", "5"),
+    ],
+)
+def test_quantity(value, error, unit, name, text):
+    assert quantity(value, error, unit, name) == text
+
+
+def test_summary_and_sections():
+    found = dict((label, value) for value, label in headlines(RESULTS))
+    assert found["β"] == "383.2 ± 4.1"
+    assert "Pearson r of log κ, log ρ" in found
+    titles = [title for title, _ in sections({**RESULTS, "light_profile": {"slope": 1.0}})]
+    assert titles[0] == "Mask"
+    assert titles[-1] == "Light profile"
+    tables = dict(sections(RESULTS))["Mask"]
+    assert [t.title for t in tables] == [
+        "Share of the array by cause, main field",
+        "Share of the array by cause, reference field",
+    ]
+    assert tables[0].bars == [0.236, 0.193]
+
+
+def test_a_configuration_as_text_stays_as_written(tmp_path):
+    text = "# my field\nmosaic:\n  path: a.zarr\n"
+    assert text.strip() in page(tmp_path, run={"config": text}).text
+    assert report.render(title="x", results={}, run={"config": {"a": object}})
