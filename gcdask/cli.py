@@ -167,6 +167,7 @@ def run(
         cluster.client(settings.cluster, workers=workers, scheduler=scheduler) as client,
     ):
         result = pipeline.run(settings, out, client=client, force=force, progress=progress)
+    typer.echo(_summary(result.results))
     _print_result(result)
 
 
@@ -262,23 +263,50 @@ def _demo_config(folder: Path) -> Path:
 def _truth_summary(result: Any, mock: Any) -> str:
     """Table of what was found against what was put in."""
     del mock
-    return _table(_flat(result.results))
+    return _summary(result.results)
 
 
-def _flat(results: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Numbers of ``results.json`` as rows, a value with its error and unit in one."""
+SUMMARY = (
+    "n_detected",
+    "n_inpainted",
+    "threshold",
+    "purity",
+    "masked_fraction",
+    "beta.value",
+    "beta.dispersion",
+    "correlation.pearson_log",
+    "relation.a",
+    "relation.b",
+    "profile.slope",
+    "profile.contamination_arcsec2",
+    "mass.within_arcsec",
+    "mass.msun",
+    "mass.per_gc_msun",
+)
+
+
+def _summary(results: dict[str, Any]) -> str:
+    """Table of the main numbers of ``results.json``, with errors and units."""
     from gcdask.describe import show_value
 
     rows: list[tuple[str, str]] = []
-    for name, value in results.items():
-        if isinstance(value, dict):
-            if "value" in value:
-                rows.append((prefix + name, show_value(value)))
-            rest = {k: v for k, v in value.items() if k not in ("value", "error", "unit")}
-            rows += _flat(rest, f"{prefix}{name}.")
-        elif value is not None and not isinstance(value, list):
-            rows.append((prefix + name, show_value(value)))
-    return rows
+    for name in SUMMARY:
+        *sections, key = name.split(".")
+        part: Any = results
+        for section in sections:
+            part = part.get(section) or {}
+        if part.get(key) is None:
+            continue
+        value = part[key]
+        if not isinstance(value, dict):
+            error = part.get("error" if key == "value" else f"{key}_error")
+            unit = results.get("units", {}).get(name)
+            value = {"value": value, "error": error, "unit": unit}
+            rows.append((name.removesuffix(".value"), show_value(value)))
+        else:
+            shown = ", ".join(f"{k} {show_value(v)}" for k, v in value.items() if v is not None)
+            rows.append((name, shown))
+    return _table(rows)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -6,6 +6,7 @@ Only headers, metadata and row counts are read, never pixels.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,29 @@ def _shape(shape: Any) -> str:
     return " x ".join(str(n) for n in shape)
 
 
+def _roots(path: str) -> dict[str, str]:
+    """Groups of a store: the store itself, or those in its folder if it has no metadata."""
+    folder = Path(path)
+    inside = [p for p in folder.glob("*") if (p / "zarr.json").is_file()]
+    if (folder / "zarr.json").is_file() or not inside:
+        return {"": path}
+    return {f"{p.name}/": str(p) for p in sorted(inside)}
+
+
 def _store(path: str) -> Rows:
     import zarr
 
     from gcdask.mosaic import open_sources, store
 
-    store.open_group(path)  # says what is wrong with the store, if anything
-    group = zarr.open_group(path, mode="r", use_consolidated=False)  # sub-groups may come later
-    members = group.members(max_depth=None)
-    arrays: dict[str, Any] = {n: a for n, a in sorted(members) if len(getattr(a, "shape", ())) >= 2}
+    arrays: dict[str, Any] = {}
+    for prefix, root in _roots(path).items():
+        store.open_group(root)  # says what is wrong with the store, if anything
+        # not the consolidated metadata: groups may have been added since
+        group = zarr.open_group(root, mode="r", use_consolidated=False)
+        with warnings.catch_warnings():  # about sub-groups that other metadata leave out
+            warnings.simplefilter("ignore")
+            members = sorted(group.members(max_depth=None))
+        arrays |= {prefix + n: a for n, a in members if len(getattr(a, "shape", ())) >= 2}
     if not arrays:
         raise InputError(f"{path} is a zarr group without images; give a mosaic or maps")
     if "sci" in arrays and arrays["sci"].ndim == 3:
@@ -105,7 +120,9 @@ def _store(path: str) -> Rows:
     else:
         rows = [("kind", f"maps (zarr): {', '.join(arrays)}")]
         inside, _, first = next(iter(arrays)).rpartition("/")
-        part: Any = group[inside] if inside else group
+        part: Any = zarr.open_group(
+            f"{path}/{inside}".rstrip("/"), mode="r", use_consolidated=False
+        )
         rows += _grid(store.grid_of(part, first, path))
     for name, array in arrays.items():
         unit = array.attrs.get("units")

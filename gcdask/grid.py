@@ -192,7 +192,7 @@ class Grid:
         """Grid of cells of ``factor`` x ``factor`` elements; a ragged end is one more cell."""
         if factor < 1:
             raise InputError(f"coarsening factor {factor} is below 1; use 1 or more")
-        shape = tuple(-(-n // factor) for n in self.shape)
+        shape = (-(-self.shape[0] // factor), -(-self.shape[1] // factor))
         half = self.step * (factor - 1) / 2
         origin = (self.origin[0] + half, self.origin[1] + half) if half else self.origin
         return replace(self, shape=shape, origin=origin, step=self.step * factor)

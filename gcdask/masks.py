@@ -132,7 +132,8 @@ class MaskPlan:
 
 def plan_mask(grid: Grid, rules: MaskRules) -> MaskPlan:
     """Read region and mask files once; raises `InputError` where one cannot be used."""
-    stars, angles = (), None
+    stars: tuple[tuple[float, float, float], ...] = ()
+    angles = None
     if rules.spikes and rules.spikes.stars:
         ra, dec, length = np.array(rules.spikes.stars, float).T
         x, y = grid.pixel(ra, dec)
@@ -167,13 +168,13 @@ def read_regions(path: str, grid: Grid) -> list[PixelRegion]:
 
 
 def _mask_file(path: str, grid: Grid) -> Any:
-    plane = mosaics.open_map(path, unit="")
-    if not Grid.of(plane).same_pixels(grid):
+    source, there = mosaics.open_plane(path)
+    if not there.same_pixels(grid):
         raise InputError(
-            f"mask file {path} has {plane.shape} px on another grid than the mosaic "
+            f"mask file {path} has {there.shape} px on another grid than the mosaic "
             f"({grid.shape} px); reproject it onto the mosaic's pixels"
         )
-    return plane.data
+    return source
 
 
 # -- one window ----------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -
     if plan.regions:
         bits[_inside(y, x, plan.regions)] |= np.uint16(Flag.REGION)
     for source in plan.files:
-        values = source[tile.slices].compute(scheduler="synchronous")
+        values = source[tile.slices]
         bits[~np.isfinite(values) | (values != 0)] |= np.uint16(Flag.USER)
     return bits
 
@@ -244,8 +245,7 @@ def star_table(plan: MaskPlan, survey: Survey) -> pd.DataFrame:
     given["core"] = spikes.core / scale
     if survey.stars is None:
         return given
-    found = survey.stars
-    found = found[found["contrast"] >= spikes.contrast]
+    found = survey.stars[survey.stars["contrast"] >= spikes.contrast]
     s = found["snr"].to_numpy() / 1000
     y0, x0 = plan.grid.origin
     auto = pd.DataFrame(
@@ -260,24 +260,25 @@ def star_table(plan: MaskPlan, survey: Survey) -> pd.DataFrame:
 
 
 def _spikes(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+    """Pixels of the stars' cores and spikes in a window at global ``y``, ``x``."""
     out = np.zeros((y.size, x.size), bool)
-    spikes = plan.rules.spikes
-    assert spikes is not None
+    assert plan.rules.spikes is not None
     phase = survey.angle if np.isfinite(survey.angle) else 30.0
     angles = plan.angles if plan.angles is not None else [phase + 60 * k for k in range(6)]
-    half = spikes.width / plan.grid.pixel_scale / 2
-    for star in star_table(plan, survey).itertuples():
-        reach = max(star.length, star.core) + half
-        ys = slice(*np.searchsorted(y, [star.y - reach, star.y + reach]))
-        xs = slice(*np.searchsorted(x, [star.x - reach, star.x + reach]))
+    half = plan.rules.spikes.width / plan.grid.pixel_scale / 2
+    table = star_table(plan, survey)[["x", "y", "length", "core"]].to_numpy(float)
+    for at_x, at_y, length, core in table:
+        reach = max(length, core) + half
+        ys = slice(*np.searchsorted(y, [at_y - reach, at_y + reach]))
+        xs = slice(*np.searchsorted(x, [at_x - reach, at_x + reach]))
         if ys.stop <= ys.start or xs.stop <= xs.start:
             continue
-        dy, dx = (y[ys] - star.y)[:, None], x[xs] - star.x
-        hit = dy**2 + dx**2 <= star.core**2
+        dy, dx = (y[ys] - at_y)[:, None], x[xs] - at_x
+        hit = dy**2 + dx**2 <= core**2
         for angle in angles:
             cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
             along, across = dx * cos + dy * sin, dy * cos - dx * sin
-            hit |= (along >= 0) & (along <= star.length) & (np.abs(across) <= half)
+            hit |= (along >= 0) & (along <= length) & (np.abs(across) <= half)
         out[ys, xs] |= hit
     return out
 
@@ -344,7 +345,7 @@ def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataA
 
 def survey_image(image: xr.DataArray, rules: MaskRules, **options: Any) -> Any:
     """The survey of a lazy 2-D image, as one delayed object."""
-    plan = rules.survey_plan(image.shape, **options)
+    plan = rules.survey_plan(Grid.of(image).shape, **options)
     task = dask.delayed(survey_window, pure=True)
     pieces = [task(tile, block, plan) for tile, (block,) in windows([image.data], plan.halo)]
     return dask.delayed(combine, pure=True)(pieces, plan)

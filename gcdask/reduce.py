@@ -47,20 +47,24 @@ def _flat(parts: Any) -> Iterator[sums.Sums]:
         yield from parts.ravel()
 
 
-def _keep(parts: np.ndarray, axis: Any = None, keepdims: Any = None) -> np.ndarray:
+def partial_sums(parts: np.ndarray, axis: Any = None, keepdims: Any = None) -> np.ndarray:
+    """Return what a chunk's kernel made: the first step of `tree`."""
     return parts
 
 
-def _merge(parts: Any, axis: Any = None, keepdims: Any = None, *, merge: Merge, ndim: int) -> Any:
+def merge_sums(
+    parts: Any, axis: Any = None, keepdims: Any = None, *, merge: Merge, ndim: int
+) -> Any:
+    """Merge nested lists of partial sums: the other steps of `tree`."""
     return boxed(merge(list(_flat(parts))), ndim if keepdims else 0)
 
 
 def tree(parts: da.Array, merge: Merge) -> da.Array:
     """Merge the partial sums in an object array (one per chunk) into one, a 0-d object array."""
-    step = partial(_merge, merge=merge, ndim=parts.ndim)
+    step = partial(merge_sums, merge=merge, ndim=parts.ndim)
     return da.reduction(
         parts,
-        _keep,
+        partial_sums,
         step,
         combine=step,
         concatenate=False,
@@ -334,7 +338,7 @@ def reduce_maps(
 # -- catalogues ---------------------------------------------------------------------------------
 def _positions(frame: pd.DataFrame, grid: Grid | None) -> pd.DataFrame:
     if grid is None:
-        x, y = (frame[name].to_numpy(float) for name in ("ra", "dec"))
+        x, y = (frame[name].to_numpy(float, na_value=np.nan) for name in ("ra", "dec"))
     else:
         x, y = pixel_positions(frame, grid)
     return pd.DataFrame({"x": x, "y": y})

@@ -76,6 +76,9 @@ LABELS = {
     "threshold.level": "level of the catalogue",
     "radii": "At all radii",
     "center": "centre (RA, Dec)",
+    "n_min": "smallest n fitted",
+    "n_max": "largest n fitted",
+    "box": "side of a box",
     "floor": "floor from the kernel's geometry",
     "geometric_floor_relative": "relative dispersion from the kernel's geometry alone",
     "dispersion_relative": "relative dispersion",
@@ -388,19 +391,28 @@ def _provenance(run: Mapping[str, Any]) -> tuple[str, list[Table]]:
         text = config if isinstance(config, str) else _yaml(config)
     tables, loose = [], []
     for key, value in run.items():
-        if key in ("config", "configuration"):
+        if key in ("config", "configuration", "status"):  # it is running while this is written
             continue
         if isinstance(value, Mapping):
-            rows = [(str(k), quantity(v)) for k, v in value.items()]
+            rows = [(str(k), _recorded(v)) for k, v in value.items()]
             if rows:
                 tables.append(Table(_label(key).capitalize(), (), rows))
         elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
             head = list(value[0])
-            rows_ = [[quantity(item.get(k)) for k in head] for item in value]
+            rows_ = [[_recorded(item.get(k)) for k in head] for item in value]
             tables.append(Table(_label(key).capitalize(), head, rows_))
         else:
-            loose.append((_label(key), quantity(value)))
+            loose.append((_label(key), _recorded(value)))
     return text, ([Table("Run", (), loose)] if loose else []) + tables
+
+
+def _recorded(value: Any) -> str:
+    """What a run recorded, as it is: digits of sizes and times matter."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}: {_recorded(v)}" for k, v in value.items())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return DASH if value is None else str(value)
 
 
 def _yaml(config: Any) -> str:

@@ -89,7 +89,6 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
 Switch = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
-Widths = Annotated[tuple[Positive, Positive], AfterValidator(_increasing)]
 Span = Annotated[tuple[Positive, Positive], AfterValidator(_increasing)]
 Sky = Annotated[tuple[Number, Number], AfterValidator(_sky)]
 Radii = Annotated[
@@ -117,32 +116,25 @@ class Section(BaseModel):
 
 
 # -- input ------------------------------------------------------------------------------------
-class MaskPeaks(Section):
-    """Peaks of the first filtered image that are masked with a disk around them."""
-
-    nsigma: Positive = option(100.0, "mask peaks above this many sigma of the noise")
-    dilate: Natural = option(12, "radius of the disk around each masked pixel (px)")
-
-
-class Bright(MaskPeaks):
+class Bright(Section):
     """Bright sources, found before the analysis filters."""
 
-    fwhm: Widths = option((0.5, 5.0), "widths of the high-pass (FWHM, px)")
+    fwhm: Span = option((0.5, 5.0), "widths of the high-pass (FWHM, px)")
     nsigma: Positive = option(150.0, "mask pixels above this many sigma")
     dilate: Natural = option(6, "radius of the disk around each masked pixel (px)")
 
 
-class Luminous(MaskPeaks):
+class Luminous(Section):
     """Luminous peaks that remain in the first filtered image, removed before the second."""
 
     nsigma: Positive = option(150.0, "mask peaks above this many sigma")
     dilate: Natural = option(5, "radius of the disk around each masked pixel (px)")
 
 
-class Extended(MaskPeaks):
+class Extended(Section):
     """Extended sources: galaxies, member cores, arcs; structure wider than a point source."""
 
-    fwhm: Widths = option((4.0, 25.0), "widths of the band-pass (FWHM, px)")
+    fwhm: Span = option((4.0, 25.0), "widths of the band-pass (FWHM, px)")
     nsigma: Positive = option(25.0, "mask pixels above this many sigma")
     dilate: Natural = option(6, "radius of the disk around each masked pixel (px)")
 
@@ -323,7 +315,7 @@ class Noise(Section):
 class Detect(Section):
     """Filters, threshold and peaks (brightest first, a disk blanked around each)."""
 
-    filters: tuple[Widths, Widths] = option(
+    filters: tuple[Span, Span] = option(
         ((0.5, 5.0), (1.0, 3.0)), "the two high-pass filters [narrow, wide] (FWHM, px)"
     )
     threshold: Threshold = option(

@@ -88,7 +88,8 @@ def windows(arrays: Sequence[da.Array], halo: int) -> list[tuple[Tile, list[Any]
     """Each chunk of 2-D dask arrays with ``halo`` px around it, as delayed NumPy blocks.
 
     Plain slicing rather than `dask.array.overlap`: a halo may then span any number of chunks, so
-    chunks smaller than the halo work and are never merged.
+    chunks smaller than the halo work and are never merged. The blocks are not optimised one by one:
+    that would fuse tasks that neighbours share, under names that they share too.
 
     Parameters
     ----------
@@ -97,7 +98,8 @@ def windows(arrays: Sequence[da.Array], halo: int) -> list[tuple[Tile, list[Any]
     """
     tiles = chunk_tiles(arrays[0].chunks, halo)
     return [
-        (tile, [a[tile.slices].rechunk(-1).to_delayed().item() for a in arrays]) for tile in tiles
+        (tile, [a[tile.slices].rechunk(-1).to_delayed(optimize_graph=False).item() for a in arrays])
+        for tile in tiles
     ]
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 
 import astropy.units as u
+import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
@@ -527,6 +528,8 @@ def test_sample_gives_the_value_under_each_source():
         got = catalog.sample(dd.from_pandas(table, npartitions=2), lazy, "kappa")
     expected = image[np.rint(table["y"]).astype(int), np.rint(table["x"]).astype(int)]
     np.testing.assert_array_equal(got.compute()["kappa"], expected)
+    with pytest.raises(InputError, match="give outside=0"):
+        catalog.sample(table, lazy > 0, "bright")
     outside = catalog.sample(table, lazy.isel(x=slice(0, 100)), "kappa").compute()["kappa"]
     np.testing.assert_array_equal(outside.isna(), np.rint(table["x"]) >= 100)
 
@@ -593,3 +596,15 @@ def test_add_manual(npartitions, tmp_path, caplog):
     np.testing.assert_allclose(new.sort_values("x")[["x", "y"]], by_eye, atol=1e-6)
     assert new["flux"].isna().all()
     same(got[got["flags"] == 0], table.astype(lazy.dtypes.to_dict()))
+
+
+def test_lazy_catalogues_travel_to_other_processes(tmp_path):
+    table = sources()
+    foreign = Table.from_pandas(table[["ra", "dec", "peak"]])
+    read = catalog.read(write_foreign(tmp_path / "t.fits", foreign), block=90, grid=GRID)
+    with dask.config.set(scheduler="processes", num_workers=2):
+        got = catalog.match(catalog.select(read, min_peak=5), table, 0.01).compute()
+        catalog.write(read, tmp_path / "out")
+    assert (got["match_id"] >= 0).all()
+    assert len(got) == (table["peak"] >= 5).sum()
+    same(catalog.read(tmp_path / "out"), read)

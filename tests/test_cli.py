@@ -217,6 +217,19 @@ def test_inspect_run(gcdask_cli, tmp_path):
         assert words in told
 
 
+def test_inspect_maps_in_groups(gcdask_cli, tmp_path):
+    from gcdask.mosaic import write_zarr_map
+
+    grid = Grid.tangent((10.0, 20.0), (256, 512), 0.12)
+    for group in ("image", "smooth"):
+        rho = grid.wrap(np.ones(grid.shape, "float32"), "rho", "arcsec-2")
+        write_zarr_map(rho.chunk({"y": 256, "x": 256}), tmp_path / "maps.zarr" / group, "rho")
+    told = gcdask_cli("inspect", tmp_path / "maps.zarr")
+    assert told.code == 0, told.err
+    for words in ("image/rho, smooth/rho", "512 x 256 px", '61.4" x 30.7"', "arcsec-2"):
+        assert words in told.out, told.out
+
+
 def test_mistakes_of_inspect(refused, tmp_path):
     assert "does not exist" in refused("inspect", tmp_path / "nothing")
     (tmp_path / "picture.jpg").write_text("x")
@@ -234,6 +247,8 @@ def test_run(gcdask_cli, configuration, pipeline, tmp_path):
     )  # fmt: skip
     assert done.code == 0
     assert str(tmp_path / "out" / "report.html") in done.out
+    assert "n_detected  12" in done.out
+    assert "383.2 +- 11.4" in done.out
     assert "detect 3/3" in done.err
     (call,) = pipeline
     assert (call.config.density.alpha, call.config.name) == (1.8, "here")

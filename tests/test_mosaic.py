@@ -439,6 +439,17 @@ def test_ingest_reprojects_and_rechunks(tmp_path):
     np.testing.assert_array_equal(only.sci[0], lazy.sci[1])
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_stores_that_xarray_wrote_are_mosaics_too(tmp_path, version):
+    mosaic = open_mosaic({"a": save(tmp_path / "a.fits", pixels())}, 100)
+    cut = mosaic.isel(y=slice(20, 220), x=slice(100, 300))
+    cut.chunk(x=100, y=100).to_zarr(tmp_path / "x.zarr", zarr_format=version, consolidated=False)
+    back = open_mosaic(tmp_path / "x.zarr", bands="a")
+    np.testing.assert_array_equal(back.sci[0], pixels()[20:220, 100:300])
+    assert back.sci.attrs["units"] == "MJy / sr"
+    assert Grid.of(back) == Grid.of(cut)
+
+
 def test_an_existing_store_is_replaced_only_when_told(tmp_path):
     a, b = (save(tmp_path / f"{i}.fits", pixels(i)) for i in (0, 1))
     out = ingest(tmp_path / "m.zarr", {"a": a}, chunks=256)

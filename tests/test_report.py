@@ -102,7 +102,7 @@ def page(tmp_path, **changes):
         "completeness",
         "path: demo.zarr",
         "2026.8.0",
-        "+0.9 %",
+        "+0.8 %",
     ],
 )
 def test_every_number_is_there_with_error_and_unit(tmp_path, text):
@@ -137,7 +137,7 @@ def test_names_of_the_user_are_text_and_not_code(tmp_path):
     assert "{{ 7 * 7 }}" in html.text
 
 
-@pytest.mark.parametrize("results", [{}, {"n_detected": 178}, {k: None for k in RESULTS}])
+@pytest.mark.parametrize("results", [{}, {"n_detected": 178}, dict.fromkeys(RESULTS)])
 def test_sections_without_numbers_are_left_out(tmp_path, results):
     html = page(tmp_path, results=results, run={})
     assert "Mass" not in html.text
@@ -193,7 +193,7 @@ def test_quantity(value, error, unit, name, text):
 
 
 def test_summary_and_sections():
-    found = dict((label, value) for value, label in headlines(RESULTS))
+    found = {label: value for value, label in headlines(RESULTS)}
     assert found["β"] == "383.2 ± 4.1"
     assert "Pearson r of log κ, log ρ" in found
     titles = [title for title, _ in sections({**RESULTS, "light_profile": {"slope": 1.0}})]

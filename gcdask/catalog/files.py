@@ -173,7 +173,7 @@ def _from_raw(
     stated, told = catalog_units(table, made)
     rows = partial(_rows, table=table, made=made, grid=grid, attrs=(stated, told))
     empty = rows((0, 0))
-    if len(table.rows) == 1 and len(table) <= block:
+    if len(table.rows) == 1 and (table.in_memory or len(table) <= block):
         frame = rows(table.rows[0])
         if not len(frame):
             raise InputError(

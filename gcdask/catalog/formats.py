@@ -61,6 +61,7 @@ class RawTable:
     rows: list[tuple[int, int]]
     load: Callable[[int, int], pd.DataFrame]
     descriptions: dict[str, str] = field(default_factory=dict)
+    in_memory: bool = False
 
     def __len__(self) -> int:
         return self.rows[-1][1] if self.rows else 0
@@ -76,7 +77,9 @@ def open_table(path: Any, *, hdu: int | str | None, block: int) -> RawTable:
         if name.endswith((".parquet", ".pq")):
             return _open_parquet(path)
         if re.search(r"\.(fits?|fits?\.gz|fits?\.fz)$", name):
-            return _open_fits(Path(path), hdu, block)
+            with warnings.catch_warnings():  # astropy warns of truncation, we refuse it
+                warnings.simplefilter("ignore", AstropyUserWarning)
+                return _open_fits(Path(path), hdu, block)
         if name.endswith(".ecsv"):
             return _in_memory(QTable.read(path, format="ascii.ecsv"))
         if name.endswith((".csv", ".csv.gz")):
@@ -214,7 +217,7 @@ def _of_frame(frame: pd.DataFrame, stated: dict, told: dict | None = None) -> Ra
         return frame.iloc[start:stop].reset_index(drop=True)
 
     rows = [(0, len(frame))] if len(frame) else []
-    return RawTable(frame.iloc[:0], stated, rows, load, told or {})
+    return RawTable(frame.iloc[:0], stated, rows, load, told or {}, in_memory=True)
 
 
 def of_object(table: Any) -> RawTable:

@@ -148,7 +148,10 @@ def write_manifest(folder: Any, rows: Iterable[Mapping[str, Any]], **about: Any)
     }
     if schema is not None and b"wcs" in (schema.metadata or {}):
         manifest.setdefault("wcs", schema.metadata[b"wcs"].decode())
-    fs.pipe_file(f"{root}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    try:
+        fs.pipe_file(f"{root}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+    except OSError as error:
+        raise InputError(f"cannot write {root}/{MANIFEST} ({error}); check the folder") from error
     return manifest
 
 

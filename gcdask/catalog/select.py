@@ -127,9 +127,16 @@ def _drop(part: pd.DataFrame, masked: np.ndarray) -> pd.DataFrame:
     return part[~masked].reset_index(drop=True)
 
 
-def sample(catalog: Any, image: xr.DataArray, name: str, *, outside: float = np.nan) -> Any:
-    """Catalogue with the column ``name``: the value of a map in the element below each source."""
+def sample(
+    catalog: Any, image: xr.DataArray, name: str, *, outside: float = np.nan
+) -> dd.DataFrame:
+    """Add the column ``name``: the value of a map in the element below each source.
+
+    Sources off the map get ``outside``; maps of whole numbers or booleans need one (NaN is none).
+    """
     catalog = as_dask(catalog)
+    if image.dtype.kind != "f" and np.isnan(outside):
+        raise InputError(f"{name} is a map of {image.dtype}, which has no NaN; give outside=0")
     values = _at_sources(catalog, image, outside=outside)
     meta = catalog._meta.assign(**{name: np.empty(0, image.dtype)})
     parts = [

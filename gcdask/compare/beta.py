@@ -10,6 +10,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from astropy import units as u
 
 from gcdask import reduce
 from gcdask.errors import InputError
@@ -68,12 +69,31 @@ def _beta_block(
     **options: Any,
 ) -> sums.Sums:
     east, north = reduce.offsets(grid, y, x, center)
-    by, bx = (reduce.element_index(v, grid.step) // size for v in (y, x))
+    index = [reduce.element_index(v, grid.step) for v in (y, x)]
+    by, bx = (i // size if size else 0 * i for i in index)
     return sums.product_sums(kappa, rho, good, east, north, by, bx, **options)
 
 
 def _beta_fit(total: sums.Sums) -> fits.Fit:
     return fits.beta(total["sums"].reshape(-1, *total["sums"].shape[2:]))
+
+
+def _beta_spec(rho: xr.DataArray, n: int) -> reduce.Spec:
+    units = rho.attrs.get("units", "")
+    per = str((1 / u.Unit(units)).unit) if units else ""
+    return {
+        "beta": ((), (), float, per, "sum(kappa rho) / sum(rho^2)"),
+        "beta_error": ((), (), float, per, "block jackknife standard error of beta"),
+        "sector_beta": (("sector",), (n,), float, per, "beta within each sector"),
+        "sector_error": (("sector",), (n,), float, per, "block jackknife error by sector"),
+        "dispersion": ((), (), float, per, "sample standard deviation of the sectors' beta"),
+        "dispersion_error": ((), (), float, per, "block jackknife error of the dispersion"),
+        "dispersion_relative": ((), (), float, "", "dispersion over the mean of the sectors"),
+        "residual_rms": ((), (), float, "", "rms of kappa - beta rho"),
+        "n_pixels": ((), (), np.int64, "", "pixels used"),
+        "sector_n_pixels": (("sector",), (n,), np.int64, "", "pixels used in each sector"),
+        "n_blocks": ((), (), np.int64, "", "jackknife blocks with pixels"),
+    }
 
 
 def fit_beta(
@@ -133,38 +153,21 @@ def fit_beta(
     if jackknife is not None and not jackknife > 0:
         raise InputError(f"jackknife = {jackknife} is not positive; give arcsec, or None")
     grid, maps, center = aligned(kappa, rho, where, center, radius)
-    whole = (max(grid.shape) + 1) * 2 * grid.pixel_scale
-    size = max(1, round((jackknife or whole) / grid.pixel_scale))
+    size = max(1, round(jackknife / grid.pixel_scale)) if jackknife else 0
     kernel = partial(
         _beta_block,
         grid=grid,
         center=center,
-        size=size if jackknife else 1 << 40,
+        size=size,
         centers=tuple(float(v) for v in axes.values()),
         half_width=half_width,
         radius=math.inf if radius is None else radius,
     )
     total = reduce.reduce_maps(kernel, grid, maps, sums.merge_windows)
-    units = rho.attrs.get("units", "")
-    per = f"1 / ({units})" if units else ""
-    n = len(axes)
-    spec: reduce.Spec = {
-        "beta": ((), (), float, per, "sum(kappa rho) / sum(rho^2)"),
-        "beta_error": ((), (), float, per, "block jackknife standard error of beta"),
-        "sector_beta": (("sector",), (n,), float, per, "beta within each sector"),
-        "sector_error": (("sector",), (n,), float, per, "block jackknife error by sector"),
-        "dispersion": ((), (), float, per, "sample standard deviation of the sectors' beta"),
-        "dispersion_error": ((), (), float, per, "block jackknife error of the dispersion"),
-        "dispersion_relative": ((), (), float, "", "dispersion over the mean of the sectors"),
-        "residual_rms": ((), (), float, "", "rms of kappa - beta rho"),
-        "n_pixels": ((), (), np.int64, "", "pixels used"),
-        "sector_n_pixels": (("sector",), (n,), np.int64, "", "pixels used in each sector"),
-        "n_blocks": ((), (), np.int64, "", "jackknife blocks with pixels"),
-    }
     result = xr.Dataset(
-        reduce.variables(reduce.apply(_beta_fit, total=total), spec),
+        reduce.variables(reduce.apply(_beta_fit, total=total), _beta_spec(rho, len(axes))),
         coords={
-            "sector": list(axes),
+            "sector": np.array(list(axes), object),
             "position_angle": ("sector", list(axes.values()), {"units": "deg"}),
         },
         attrs={

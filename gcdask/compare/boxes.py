@@ -108,16 +108,7 @@ def box_relation(
         raise InputError(f"min_area = {min_area} is not a share; give a number from 0 to 1")
     if (center is None) != (radius is None):
         raise InputError("center and radius select boxes together; give both or neither")
-    if mask is None:
-        good = grid.wrap(da.ones(k.shape, dtype=bool, chunks=k.chunks), "good", "")
-    else:
-        good = reduce.unmasked(mask)
-    area = reduce.fraction(good, grid, "mask")
-    found = reduce.points(catalog, Grid.of(good))
-    n = reduce.cell_counts(good, found, grid)
-    if where is not None:
-        use = reduce.usable(where, k).rechunk(area.chunks)
-        area, n = area * use, n * use
+    area, n = _cells(catalog, k, mask, where)
     kernel = partial(_box_block, step=grid.step, size=size)
     total = reduce.reduce_maps(
         kernel, grid, [k.data.rechunk(area.chunks), area, n], sums.merge_windows
@@ -130,18 +121,9 @@ def box_relation(
     table = partial(
         _box_table, element=grid.pixel_scale**2, size=size, min_area=min_area, inside=inside
     )
-    dims, shape = ("box",), inside.shape
-    spec: reduce.Spec = {
-        "n": (dims, shape, np.int64, "", "sources on unmasked pixels"),
-        "area": (dims, shape, float, "arcsec2", "unmasked area"),
-        "n_gc": (dims, shape, float, "arcsec-2", "number density of sources"),
-        "n_error": (dims, shape, float, "arcsec-2", "Poisson error of n_gc"),
-        "kappa": (dims, shape, float, "", "mean convergence over the unmasked area"),
-        "good": (dims, shape, bool, "", "whether the box is unmasked and inside enough"),
-    }
     units = {"x": "pix", "y": "pix", "ra": "deg", "dec": "deg"}
     result = xr.Dataset(
-        reduce.variables(reduce.apply(table, total=total), spec)
+        reduce.variables(reduce.apply(table, total=total), _box_spec(inside.size))
         | {name: ("box", v, {"units": units[name]}) for name, v in places.items()},
         attrs={
             "box": size * grid.pixel_scale,
@@ -152,6 +134,34 @@ def box_relation(
         },
     )
     return reduce.finish(result, catalog, kappa, mask, where)
+
+
+def _cells(catalog: Any, k: xr.DataArray, mask: Any, where: Any) -> tuple[da.Array, da.Array]:
+    """Unmasked share of each element of the map, and the sources on it."""
+    grid = Grid.of(k)
+    if mask is None:
+        good = grid.wrap(da.ones(k.shape, dtype=bool, chunks=k.chunks), "good", "")
+    else:
+        good = reduce.unmasked(mask)
+    area = reduce.fraction(good, grid, "mask")
+    found = reduce.points(catalog, Grid.of(good))
+    n = reduce.cell_counts(good, found, grid)
+    if where is not None:
+        use = reduce.usable(where, k).rechunk(area.chunks)
+        area, n = area * use, n * use
+    return area, n
+
+
+def _box_spec(n: int) -> reduce.Spec:
+    dims, shape = ("box",), (n,)
+    return {
+        "n": (dims, shape, np.int64, "", "sources on unmasked pixels"),
+        "area": (dims, shape, float, "arcsec2", "unmasked area"),
+        "n_gc": (dims, shape, float, "arcsec-2", "number density of sources"),
+        "n_error": (dims, shape, float, "arcsec-2", "Poisson error of n_gc"),
+        "kappa": (dims, shape, float, "", "mean convergence over the unmasked area"),
+        "good": (dims, shape, bool, "", "whether the box is unmasked and inside enough"),
+    }
 
 
 def _box_places(grid: Grid, size: int) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def fit_power_law(
     fit = reduce.apply(function, **{k: relation[v] for k, v in inputs.items()})
     result = xr.Dataset(
         reduce.variables(fit, _law_spec(n_bins if method == "bins" else 0)),
-        coords={"parameter": ["a", "b"], "parameter_2": ["a", "b"]},
+        coords={k: np.array(["a", "b"], object) for k in ("parameter", "parameter_2")},
         attrs={
             "model": "kappa = a (n_gc - n0)^b" if method == "poisson" else "kappa = a n_gc^b",
             "method": method,
@@ -106,7 +106,7 @@ def _law_spec(n_bins: int) -> reduce.Spec:
         "dof": ((), (), np.int64, "", "degrees of freedom"),
         "n_boxes": ((), (), np.int64, "", "boxes used"),
         "n_bins": ((), (), np.int64, "", "bins used"),
-        "status": ((), (), "<U200", "", "empty if the fit is sound"),
+        "status": ((), (), object, "", "empty if the fit is sound"),
     }
     if n_bins:
         by_bin = {

@@ -103,16 +103,14 @@ class LocalRatio:
     step: int
 
     @classmethod
-    def build(
-        cls, good: Sequence[tuple[int, int, np.ndarray]], points: Points, grid: Grid, sigma: float
-    ) -> LocalRatio:
-        """Smooth the points (all on good pixels) and the good pixels of `good_cells`."""
+    def build(cls, good: np.ndarray, points: Points, grid: Grid, sigma: float) -> LocalRatio:
+        """Smooth the points on good pixels and an array of what `good_cells` gave by block."""
         cell = cell_of(grid, sigma)
         (i0, i1), (j0, j1) = (
             ((a[[0, -1]] // grid.step) // cell).astype(int) for a in (grid.y, grid.x)
         )
         area = np.zeros((i1 - i0 + 1, j1 - j0 + 1), np.float32)
-        for i, j, part in good:
+        for i, j, part in good.ravel():
             area[i - i0 : i - i0 + part.shape[0], j - j0 : j - j0 + part.shape[1]] += part
         _, row, column = points.inside(grid.y, grid.x, grid.step)
         i, j = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dask
@@ -12,7 +13,9 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.base import tokenize
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from gcdask import catalog as cat
 from gcdask.density.fields import HALF, KernelSum, Points
@@ -56,14 +59,14 @@ def _masked(
     return k[hit], int((~hit).sum())
 
 
-def _unmasked(points: Points, parts: Sequence[tuple[np.ndarray, int]]) -> tuple[Points, int]:
+def _unmasked(points: Points, parts: np.ndarray) -> tuple[Points, int]:
     """All points but those on masked pixels, and how many lie on good pixels of the mask."""
     keep = np.ones(points.x.size, bool)
-    for k, _ in parts:
+    for k, _ in parts.ravel():
         keep[k] = False
     if not keep.all():
         log.info("%d sources on masked pixels are not used to inpaint", (~keep).sum())
-    return Points(points.x[keep], points.y[keep], points.w[keep]), sum(n for _, n in parts)
+    return Points(points.x[keep], points.y[keep], points.w[keep]), sum(n for _, n in parts.ravel())
 
 
 def positive(**values: float | None) -> None:
@@ -102,23 +105,26 @@ def delayed_points(catalog: Any, grid: Grid, weights: str | None = None) -> Dela
         )
     position = {"ra", "dec"} if {"ra", "dec"} <= set(frame.columns) else {"x", "y"}
     frame = frame[[c for c in frame.columns if c in position | {weights}]]
-    part = dask.delayed(_partition, pure=True)
-    parts = [part(p, grid, weights) for p in _partitions(frame)]
-    return dask.delayed(Points.gather, pure=True)(parts)
+    return _gathered(frame, partial(_partition, grid=grid, weights=weights))
 
 
-def _partitions(frame: dd.DataFrame) -> list[Delayed]:
-    """Give the partitions as delayed objects, with graphs that array optimisation can read.
+def _gathered(frame: dd.DataFrame, func: Callable[[pd.DataFrame], np.ndarray]) -> Delayed:
+    """Delayed `Points` from ``func`` of each partition, all in one layer of the graph.
 
-    The tasks of `dask.dataframe.from_delayed(verify_meta=False)` are aliases under a wrong key
-    (seen in dask 2026.8), on which `dask.array` stops with a missing dependency.
+    A delayed object per partition would make every later layer carry thousands of others. The
+    tasks of `dask.dataframe.from_delayed(verify_meta=False)` are aliases under a wrong key (seen
+    in dask 2026.8), on which `dask.array` stops with a missing dependency: mended here.
     """
     frame = frame.optimize()
-    graph = {
+    graph: dict[Any, Any] = {
         key: type(task)(key, task.target) if getattr(task, "key", key) != key else task
         for key, task in dict(frame.__dask_graph__()).items()
     }
-    return [Delayed(key, graph) for key in frame.__dask_keys__()]
+    token = tokenize(frame, func)
+    name, parts = f"points-{token}", [(f"positions-{token}", i) for i in range(frame.npartitions)]
+    graph |= {part: (func, key) for part, key in zip(parts, frame.__dask_keys__(), strict=True)}
+    graph[name] = (Points.gather, parts)
+    return Delayed(name, HighLevelGraph.from_collections(name, graph))
 
 
 def mask_array(mask: Any, grid: Grid, chunks: Chunks | None = None) -> da.Array:
@@ -142,19 +148,30 @@ def mask_array(mask: Any, grid: Grid, chunks: Chunks | None = None) -> da.Array:
     return data.rechunk(chunks) if chunks is not None else data
 
 
-def split(mask: da.Array, ys: da.Array, xs: da.Array) -> list[tuple[Any, Any, Any]]:
-    """Give the chunks of a mask (or map) with their rows and columns, as delayed objects."""
-    blocks, rows, columns = mask.to_delayed(), ys.to_delayed(), xs.to_delayed()
-    return [
-        (blocks[i, j], rows[i], columns[j]) for i in range(len(rows)) for j in range(len(columns))
-    ]
+def per_block(
+    func: Callable[..., Any], blocks: da.Array, ys: da.Array, xs: da.Array, **options: Any
+) -> da.Array:
+    """``func(block, ys, xs, **options)`` of each chunk, as an array of objects, one per chunk.
+
+    One blockwise layer, however many chunks. ``options`` may be delayed.
+    """
+    return da.blockwise(
+        partial(_boxed, func), "ij", blocks, "ij", ys, "i", xs, "j", **options, dtype=object,
+        adjust_chunks={"i": 1, "j": 1}, meta=np.empty((0, 0), object), token=func.__name__,
+    )  # fmt: skip
+
+
+def _boxed(
+    func: Callable[..., Any], block: np.ndarray, ys: np.ndarray, xs: np.ndarray, **options: Any
+) -> np.ndarray:
+    out = np.empty((1, 1), object)
+    out[0, 0] = func(block, ys, xs, **options)
+    return out
 
 
 def detected(points: Delayed, mask: da.Array, ys: Any, xs: Any, step: int) -> Any:
     """Give the delayed points without those on masked pixels, and the number on good pixels."""
-    hits = [
-        dask.delayed(_masked, pure=True)(m, y, x, step, points) for m, y, x in split(mask, ys, xs)
-    ]
+    hits = per_block(_masked, mask, ys, xs, step=step, points=points)
     both = dask.delayed(_unmasked, pure=True, nout=2)(points, hits)
     return both[0], both[1]
 

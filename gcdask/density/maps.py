@@ -87,7 +87,16 @@ def density_map(
         options["rate"] = dask.delayed(operator.truediv, pure=True)(per_pixel, grid.pixel_scale**2)
         unit = "arcsec-2"
     data = da.blockwise(
-        _value, "ij", ys, "i", xs, "j", dtype=float, meta=np.empty((0, 0)), **options
+        _value,
+        "ij",
+        ys,
+        "i",
+        xs,
+        "j",
+        dtype=float,
+        meta=np.empty((0, 0)),
+        align_arrays=False,
+        **options,
     )
     return grid.wrap(data, "density", unit, alpha=alpha, softening=softening)
 

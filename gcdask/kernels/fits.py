@@ -335,6 +335,8 @@ def slope(
     amplitude = math.exp(best[0])
     out |= {"slope": best[1], "slope_error": math.sqrt(variance), "r0": r0, "chi2": deviance}
     out |= {"amplitude": amplitude, "amplitude_error": amplitude * math.sqrt(cov[0, 0])}
+    if not out["amplitude_error"] < amplitude:
+        return out | {"status": "unconstrained: no excess over the contamination"}
     return out | {"status": ""}
 
 

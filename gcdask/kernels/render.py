@@ -22,9 +22,9 @@ def split(position: float, over: int) -> tuple[int, int, float]:
 
     The offset of pixel ``i`` from the source is ``(i - nearest) + (node - over//2 + weight)/over``.
     """
-    nearest = int(math.floor(position + 0.5))
+    nearest = math.floor(position + 0.5)
     phase = (nearest - position) * over
-    node = int(math.floor(phase))
+    node = math.floor(phase)
     return nearest, node + over // 2, phase - node
 
 
@@ -120,8 +120,8 @@ def galaxies(image: Any, y0: int, x0: int, shape: Any, amplitude: Any, profile: 
         low = math.sqrt(soft)
         scale = (m - 1) / (math.sqrt(radius) - low)
         r2max, soft2 = radius * radius, soft * soft
-        i0, i1 = max(int(math.ceil(y - radius)), y0), min(int(math.floor(y + radius)) + 1, y0 + ny)
-        j0, j1 = max(int(math.ceil(x - radius)), x0), min(int(math.floor(x + radius)) + 1, x0 + nx)
+        i0, i1 = max(math.ceil(y - radius), y0), min(math.floor(y + radius) + 1, y0 + ny)
+        j0, j1 = max(math.ceil(x - radius), x0), min(math.floor(x + radius) + 1, x0 + nx)
         for i in range(i0, i1):
             for j in range(j0, j1):
                 along = (j - x) * cos + (i - y) * sin
@@ -149,8 +149,8 @@ def arcs(image: Any, y0: int, x0: int, shape: Any, amplitude: Any) -> None:
         x, y, ux, uy, radius, half, width = shape[g]
         reach = half + 6 * width + 1
         xm, ym = x + radius * ux, y + radius * uy
-        i0, i1 = max(int(math.ceil(ym - reach)), y0), min(int(math.floor(ym + reach)) + 1, y0 + ny)
-        j0, j1 = max(int(math.ceil(xm - reach)), x0), min(int(math.floor(xm + reach)) + 1, x0 + nx)
+        i0, i1 = max(math.ceil(ym - reach), y0), min(math.floor(ym + reach) + 1, y0 + ny)
+        j0, j1 = max(math.ceil(xm - reach), x0), min(math.floor(xm + reach) + 1, x0 + nx)
         for i in range(i0, i1):
             for j in range(j0, j1):
                 rho = math.sqrt((j - x) * (j - x) + (i - y) * (i - y))
@@ -240,10 +240,8 @@ def ellipses(flags: Any, y0: int, x0: int, shape: Any, radius: Any, bit: int) ->
     for g in range(shape.shape[0]):
         x, y, cos, sin, q = shape[g, 0], shape[g, 1], shape[g, 2], shape[g, 3], shape[g, 4]
         r = radius[g]
-        for i in range(max(int(math.ceil(y - r)), y0), min(int(math.floor(y + r)) + 1, y0 + ny)):
-            for j in range(
-                max(int(math.ceil(x - r)), x0), min(int(math.floor(x + r)) + 1, x0 + nx)
-            ):
+        for i in range(max(math.ceil(y - r), y0), min(math.floor(y + r) + 1, y0 + ny)):
+            for j in range(max(math.ceil(x - r), x0), min(math.floor(x + r) + 1, x0 + nx)):
                 along = (j - x) * cos + (i - y) * sin
                 across = ((i - y) * cos - (j - x) * sin) / q
                 if along * along + across * across < r * r:

@@ -8,7 +8,7 @@ them into a zarr store. `write_map`, `write_zarr_map` and `open_map` are for map
 from gcdask.mosaic.accessor import SkyAccessor
 from gcdask.mosaic.dataset import open_mosaic
 from gcdask.mosaic.ingestion import ingest
-from gcdask.mosaic.maps import open_map, write_map, write_zarr_map
+from gcdask.mosaic.maps import open_map, open_plane, write_map, write_zarr_map
 from gcdask.mosaic.opening import Sources, open_sources
 from gcdask.mosaic.store import create_array, write_tile
 
@@ -19,6 +19,7 @@ __all__ = [
     "ingest",
     "open_map",
     "open_mosaic",
+    "open_plane",
     "open_sources",
     "write_map",
     "write_tile",

@@ -25,8 +25,8 @@ from gcdask.mosaic.source import Source
 class FitsSource(Source):
     """A 2-D image of a FITS file, plain or tile-compressed.
 
-    BSCALE, BZERO and BLANK are applied; infinite pixels become NaN unless ``as_is``. ``stamp`` (time of change, size) makes the dask token of
-    an altered file a new one.
+    BSCALE, BZERO and BLANK are applied; infinite pixels become NaN unless ``as_is``. ``stamp``
+    (time of change, size) makes the dask token of an altered file a new one.
     """
 
     file: str

@@ -177,6 +177,19 @@ def open_map(
     return out
 
 
+def open_plane(path: str | os.PathLike, name: str | None = None) -> tuple[Source, Grid]:
+    """Source and grid of a map, to be read by window; parameters and errors as in `open_map`.
+
+    No unit is asked for: a plane of mask bits has none.
+    """
+    file = os.fspath(path)
+    if store.is_store(file):
+        return _stored_map(file, name)[:2]
+    image = fitsio.inspect(file, natural=True)
+    assert image.grid is not None
+    return image.source, image.grid
+
+
 def _stored_map(file: str, name: str | None) -> tuple[store.ZarrSource, Grid, dict[str, Any]]:
     group = store.open_group(file)
     maps = [k for k in sorted(group.array_keys()) if len(group[k].shape) == 2]  # type: ignore[union-attr]

@@ -265,5 +265,5 @@ def _stamp(store: str, array: Any) -> str:
     token = str(array.attrs.get("token", ""))
     if "://" in store:
         return token
-    status = os.stat(os.path.join(store, array.path, "zarr.json"))
-    return f"{token}-{status.st_mtime_ns}"
+    files = (os.path.join(store, array.path, name) for name in ("zarr.json", ".zarray"))
+    return "-".join([token, *(str(os.stat(f).st_mtime_ns) for f in files if os.path.exists(f))])

@@ -199,8 +199,17 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
             job.maps, variable, job.grid, dtype, job.units if variable == "detection" else "",
             shard=size, fill=fill, attrs=attrs[variable], resume=True,
         )  # fmt: skip
+    _write_noise(job, survey)
     rows = runner.map(f"detect {name}", process_tile, tile_grid(shape, size, job.halo), job, survey)
     return _settle(job, survey, rows)
+
+
+def _write_noise(job: FieldJob, survey: Survey) -> None:
+    """Keep the survey's noise as maps of one value per cell, in the group ``noise``."""
+    grid = job.grid.coarsen(survey.plan.noise_cell)
+    for name in ("first", "detection"):
+        values = grid.wrap(survey.sigma[name], name, job.units)
+        mosaic.write_zarr_map(values, f"{job.maps}/noise", name, shard=256, overwrite=True)
 
 
 def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detected:

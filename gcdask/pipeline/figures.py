@@ -154,14 +154,15 @@ def _lens_figures(
 def _mask_figures(
     scene: Scene, folder: Path, detected: Any, drawn: Any
 ) -> Iterator[tuple[Path, str, str]]:
-    fields = [("mask", scene.mask, detected, drawn, "Mask")]
+    fields: list[tuple[str, Any, Any, Any, str]] = [
+        ("mask", scene.mask, detected, drawn, "Mask")
+    ]
     if scene.reference is not None:
         table, mask = scene.reference
         fields.append(
             ("reference", mask, table[["ra", "dec"]].compute(), None, "Mask of the second field")
         )
     for name, mask, found, filled, title in fields:
-        assert mask is not None
         yield (
             plots.mask_map(
                 small(mask), folder / f"{name}.png", catalog=found, inpainted=filled,

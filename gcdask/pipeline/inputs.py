@@ -64,14 +64,19 @@ def open_inputs(config: Config) -> Inputs:
 
 def open_field(section: Any) -> mosaic.Sources:
     """The sources of a mosaic section, of the bands that it uses."""
-    return mosaic.open_sources(
-        section.path if section.path is not None else section.bands,
-        err=section.err,
-        weight=section.weight,
-        unit=section.unit,
-        align=section.align,
-        bands=section.use,
-    )
+    return mosaic.open_sources(**mosaic_options(section))
+
+
+def mosaic_options(section: Any) -> dict[str, Any]:
+    """Arguments of `open_sources` and `open_mosaic` from a mosaic section."""
+    return {
+        "paths": section.path if section.path is not None else section.bands,
+        "err": section.err,
+        "weight": section.weight,
+        "unit": section.unit,
+        "align": section.align,
+        "bands": section.use,
+    }
 
 
 def _check_same_bands(sources: mosaic.Sources, reference: mosaic.Sources) -> None:
@@ -144,7 +149,7 @@ def lens_on(config: Config, field: Field) -> Callable[[Grid], xr.DataArray]:
                 f"{field.z_lens:g}; correct one of them"
             )
         return lambda grid: model.kappa(grid, field.z_source)
-    redshifts = {"z_lens": section.z_lens, "z_source": section.z_source}
+    redshifts: dict[str, Any] = {"z_lens": section.z_lens, "z_source": section.z_source}
     if kind == "kappa":
         stored = lensing.open_kappa(section.path, **redshifts)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def dry_run(config: Config) -> Plan:
     rows: list[tuple[str, str]] = []
     tasks, memory, chunks = 0, IDLE_WORKER, "no tiles"
     for name, sources, section in _fields(config, inputs):
-        job = make_job(config, sources, rules_of(section), "", "")
+        job = make_job(config, sources, rules_of(section), Path(), Path())
         n, window, text = _detection(name, job, config, rows)
         tasks += n
         memory = max(memory, IDLE_WORKER + BYTES_PER_PIXEL * window)
@@ -99,8 +100,8 @@ def _later(config: Config, inputs: Inputs) -> list[tuple[str, str]]:
     if inputs.catalog is not None:
         rows.append(("catalogue", f"read from {config.catalog.path}"))  # type: ignore[union-attr]
     elif config.inpaint.iterations:
-        c = config.inpaint
-        rows.append(("inpaint", f"{c.estimator}, {c.iterations} iteration(s), seed {c.seed}"))
+        i = config.inpaint
+        rows.append(("inpaint", f"{i.estimator}, {i.iterations} iteration(s), seed {i.seed}"))
     d = config.density
     rows.append(("maps", f"density for alpha {', '.join(f'{a:g}' for a in (d.alpha, *d.alphas))}"))
     if config.lens is not None:

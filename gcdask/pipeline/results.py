@@ -39,8 +39,9 @@ UNITS = {
 
 
 def number(value: Any) -> Any:
-    """A 0-d result as a Python number or string."""
-    return np.asarray(value)[()].item() if np.asarray(value).ndim == 0 else np.asarray(value)
+    """A 0-d result as a plain Python number or string."""
+    content = np.asarray(value)[()]
+    return content.item() if isinstance(content, np.generic) else content
 
 
 def beta_numbers(fit: xr.Dataset, floor: xr.Dataset) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dask.dataframe as dd
 import xarray as xr
 from distributed import Client
 
@@ -21,7 +22,7 @@ from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.masks import star_table
 from gcdask.pipeline import detection, figures, results, science, store
-from gcdask.pipeline.inputs import Inputs, open_inputs, rules_of
+from gcdask.pipeline.inputs import Inputs, mosaic_options, open_inputs, rules_of
 from gcdask.pipeline.runner import Progress, Runner, silent
 from gcdask.pipeline.science import Scene
 
@@ -134,10 +135,8 @@ def _sources(
     everything = detected
     if mask is not None and config.inpaint.iterations > 0:
         drawn = _inpaint(config, detected, mask, out, runner, found)
-        everything = catalog.concat(detected, drawn)
-    scene = Scene(
-        config, inputs.field, inputs.grid, detected, everything, mask, reference, light
-    )
+        everything = dd.concat([detected, drawn])
+    scene = Scene(config, inputs.field, inputs.grid, detected, everything, mask, reference, light)
     return found, scene
 
 
@@ -172,17 +171,10 @@ def _detect(config: Config, inputs: Inputs, out: Path, runner: Runner) -> dict[s
 
 def _light(config: Config) -> xr.DataArray:
     """The last band (the reddest, in the usual order), lazily: its profile is the light's."""
-    m = config.mosaic
-    assert m is not None
-    opened = mosaic.open_mosaic(
-        m.path if m.path is not None else m.bands,
-        err=m.err, weight=m.weight, unit=m.unit, align=m.align, bands=m.use,
-        chunks=config.tiles.size,
-    )  # fmt: skip
+    assert config.mosaic is not None
+    opened = mosaic.open_mosaic(**mosaic_options(config.mosaic), chunks=config.tiles.size)
     band = str(opened["band"].values[-1])
-    light = opened["sci"].sel(band=band).drop_vars("band")
-    light.attrs["band"] = band
-    return light
+    return opened["sci"].sel(band=band).drop_vars("band").assign_attrs(band=band)
 
 
 def _inpaint(
@@ -345,7 +337,7 @@ def _maps(out: Path) -> list[tuple[str, str]]:
         (p.name, group)
         for group in (MAIN, REFERENCE, SMOOTH)
         for p in sorted((folder / group).glob("*"))
-        if p.is_dir() and p.name not in ("x", "y")
+        if p.is_dir() and p.name not in ("x", "y", "noise")
     ]
 
 

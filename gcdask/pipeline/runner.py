@@ -65,7 +65,12 @@ class Runner:
         """
         with self.stage(stage, 1):
             leaves: list[Any] = []
-            _walk(tree, lambda leaf: leaves.append(leaf) or leaf)
+
+            def collect(leaf: Any) -> Any:
+                leaves.append(leaf)
+                return leaf
+
+            _walk(tree, collect)
             scheduler = "threads" if self.client is None else self.client
             done = iter(dask.compute(*leaves, scheduler=scheduler))
             result = _walk(tree, lambda _: next(done))

@@ -94,11 +94,11 @@ def comparison(
 ) -> dict[str, xr.Dataset]:
     """Lazy results of the comparison of rho with kappa; ``smooth`` is rho of kappa's tracers."""
     c = scene.config.compare
-    wedges = {"sectors": c.sectors, "half_width": c.half_width, "jackknife": c.jackknife}
+    wedges: dict[str, Any] = {"sectors": c.sectors, "half_width": c.half_width, "jackknife": c.jackknife}
     boxes = compare.box_relation(
         scene.detected, kappa, c.box, scene.mask, **_if_radius(scene.options)
     )
-    options = {**scene.options, "where": scene.where}
+    options: dict[str, Any] = {**scene.options, "where": scene.where}
     return {
         "beta": compare.fit_beta(kappa, rho, **options, **wedges),
         "floor": compare.fit_beta(kappa, smooth, **options, **wedges),
@@ -197,9 +197,7 @@ def map_profiles(
 
 
 # -- masses --------------------------------------------------------------------------------------
-def masses(
-    scene: Scene, kappa_on: Callable[[Grid], xr.DataArray]
-) -> dict[float, xr.Dataset]:
+def masses(scene: Scene, kappa_on: Callable[[Grid], xr.DataArray]) -> dict[float, xr.Dataset]:
     """Lazy masses and numbers of sources within each radius (arcsec), on a grid of their own."""
     m = scene.config.mass
     radii = [*m.radius, *(r / scene.field.kpc_per_arcsec for r in m.radius_kpc or ())]

@@ -21,6 +21,7 @@ from gcdask._version import __version__
 from gcdask.errors import InputError
 
 RUN, MANIFEST, WORK = "run.json", "manifest.json", "work"
+INPUT = "input"  # a folder of this name may lie beside the outputs; it is never touched
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -87,7 +88,7 @@ def claim(out: Path, fingerprint: str, record: dict[str, Any], *, force: bool) -
         raise InputError(f"output folder {out} is a file; choose another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        content = [p for p in out.iterdir() if not p.name.startswith(".")]
+        content = [p for p in out.iterdir() if p.name != INPUT and not p.name.startswith(".")]
         owner = read_json(out / RUN)
         same = owner is not None and owner.get("fingerprint") == fingerprint
         if content and owner is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from astropy import units as u
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -204,6 +205,18 @@ def color_bar(ax: Axes, shown: Any, label: str) -> Any:
     bar = ax.figure.colorbar(shown, cax=ax.inset_axes((1.02, 0, 0.035, 1)))
     bar.set_label(label)
     return bar
+
+
+def unit_label(text: str) -> str:
+    """A unit for an axis: ``1 / arcsec(8/5)`` becomes arcsec with exponent -1.6."""
+    try:
+        unit = u.Unit(text)
+        names = [b.to_string() for b in unit.bases]
+        powers = [f"$^{{{float(p):.3g}}}$" if p != 1 else "" for p in unit.powers]
+    except (ValueError, TypeError):
+        return text
+    scale = "" if unit.scale == 1 else f"{unit.scale:.3g} "
+    return scale + " ".join(n + p for n, p in zip(names, powers, strict=True))
 
 
 def plain_ticks(axis: Axis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,12 @@ def box_relation(relation: xr.Dataset, fit: xr.Dataset | None, path: Any) -> Pat
 
 def _draw_fit(ax: Axes, fit: xr.Dataset, n: np.ndarray) -> None:
     low, high = fit.attrs["n_range"]
-    ax.axvspan(low, high, color="#f2e6c9", lw=0, zorder=0, label=f"fitted: {low:g} to {high:g}")
+    ax.axvspan(
+        low, high, color="#f2e6c9", lw=0, zorder=0, label=f"range of the fit: {low:g} to {high:g}"
+    )
     if "bin_n" in fit:
         used = np.asarray(fit["bin_boxes"]) > 1
+        label = "mean and dispersion" if used.any() else None
         ax.errorbar(
             np.asarray(fit["bin_n"])[used],
             np.asarray(fit["bin_kappa"])[used],
@@ -65,7 +69,7 @@ def _draw_fit(ax: Axes, fit: xr.Dataset, n: np.ndarray) -> None:
             color=BLUE,
             capsize=2,
             lw=1.2,
-            label="mean and dispersion",
+            label=label,
             zorder=4,
         )
     a, b, n0 = (float(fit[k]) if k in fit else 0.0 for k in ("a", "b", "n0"))
@@ -78,7 +82,7 @@ def _draw_fit(ax: Axes, fit: xr.Dataset, n: np.ndarray) -> None:
         ax.plot(reach, a * (reach - n0) ** b, color=RED, lw=1.6, ls="--", label=label, zorder=5)
     status = str(fit["status"].values) if "status" in fit else ""
     if status:
-        ax.set_title(status if len(status) < 90 else status[:87] + "…", fontsize=8, color=RED)
+        ax.set_title(textwrap.fill(status, 85), fontsize=8, color=RED)
 
 
 def kappa_rho_scatter(
@@ -369,6 +373,6 @@ def _log(ax: Axes, x: Any, y: Any) -> None:
         values = np.asarray(values, float)
         values = values[np.isfinite(values) & (values > 0)]
         scale("log")
-        if values.size:
-            limit(values.min() / 1.3, values.max() * 1.3)
+        low, high = (values.min(), values.max()) if values.size else (0.1, 10)
+        limit(low / 1.3, high * 1.3)
         canvas.plain_ticks(axis)

@@ -131,7 +131,7 @@ def _contamination_spec(joint: bool) -> reduce.Spec:
         "error_kpc2": ((), (), float, "kpc-2", "standard error of value_kpc2"),
         "counts": ((), (), np.int64, "", "sources it rests on"),
         "area": ((), (), float, "arcsec2", "area it rests on"),
-        "status": ((), (), "<U200", "", "empty if sound"),
+        "status": ((), (), object, "", "empty if sound"),
     }
     if joint:
         spec |= {

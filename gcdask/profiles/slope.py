@@ -95,7 +95,7 @@ def fit_slope(
         "dof": ((), (), np.int64, "", "degrees of freedom"),
         "n_annuli": ((), (), np.int64, "", "annuli used"),
         "counts": ((), (), np.int64, "", "sources used"),
-        "status": ((), (), "<U200", "", "empty if the fit is sound"),
+        "status": ((), (), object, "", "empty if the fit is sound"),
     }
     attrs = {"variable": variable, "r_range": [low, high]}
     return reduce.finish(xr.Dataset(reduce.variables(fit, spec), attrs=attrs), profile)

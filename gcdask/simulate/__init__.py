@@ -1,7 +1,8 @@
 """Mock fields with known truth, rendered block by block.
 
-`psf` and `model` hold what a field is made of, `sources` draws its populations, `render` turns
-blocks of them into pixels, `truth` lists and scores, `mock` is the face, `write` puts all on disk.
+In reading order: `psf` and `model` hold what a field is made of, `intensity` says how many clusters
+are where, `extended` and `sources` draw the populations, `render` turns blocks of them into pixels,
+`truth` lists and scores, `mock` is the face, `write` puts all on disk.
 """
 
 from gcdask.simulate.mock import Mock, as1063

@@ -18,14 +18,13 @@ from gcdask.masks import Flag
 from gcdask.mosaic import Sources
 from gcdask.mosaic.dataset import lazy
 from gcdask.mosaic.source import Stack
-from gcdask.simulate import model
-from gcdask.simulate import sources as populations
+from gcdask.simulate import intensity, model
 from gcdask.simulate.model import Options
 from gcdask.simulate.psf import FWHM, UserPsf, load_user_psf
 from gcdask.simulate.render import Kind, Rendered
 from gcdask.simulate.truth import truth_table
 
-UNITS = "MJy/sr"
+UNITS = "MJy / sr"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Mock:
     @cached_property
     def lens(self) -> LenstoolModel:
         """The lens model whose convergence the clusters follow."""
-        rows = model.potentials(populations.members(self.options))
+        rows = model.potentials(intensity.members(self.options))
         return LenstoolModel.from_potentials(rows, model.CENTER, model.Z_LENS, name="mock")
 
     @cached_property
@@ -120,16 +119,16 @@ class Mock:
     ) -> xr.Dataset:
         """Lazy maps of the true number density per arcsec^2 above the catalogue level.
 
-        ``gc`` is that of clusters, ``total`` adds the contaminants. They are point values, or
-        averages over elements of 8 px and more. ``like`` gives the grid; by default the module's
-        pixels by 16.
+        ``clusters`` is that of globular clusters, ``total`` adds the contaminants. They are
+        point values, or averages over elements of 8 px and more. ``like`` gives the grid; by
+        default cells of 16 px of the module.
         """
         _check_module(module)
         if like is None:
             grid = self.options.grid(module).coarsen(16)
         else:
             grid = like if isinstance(like, Grid) else Grid.of(like)
-        kinds: tuple[Kind, Kind] = ("total", "gc")
+        kinds: tuple[Kind, Kind] = ("total", "clusters")
         maps = {
             kind: grid.wrap(
                 lazy(Rendered(self.options, module, 0, kind, grid), kind, _pair(chunks)),

@@ -225,10 +225,10 @@ def phase_response(key: _Key) -> np.ndarray:
 
 # -- the lens -----------------------------------------------------------------------------------
 def potentials(members: Any) -> list[dict[str, Any]]:
-    """Potentials of the lens, keys of `gcdask.lensing.LenstoolModel` (rounded CATS gold model of AS1063).
+    """Potentials of the lens (rounded CATS gold model of AS1063), for `LenstoolModel`.
 
     ``members`` has the columns ``west, north`` (arcsec), ``e, angle`` and ``luminosity`` (in
-    L*); v_disp grows as L^1/4, core and cut radius as L^1/2 and L^1/2.
+    L*); v_disp grows as L^1/4, core and cut radius as L^1/2.
     """
     base = {"profile": 81, "z_lens": Z_LENS}
     names = ("x_centre", "y_centre", "ellipticity", "angle_pos", "core_radius", "cut_radius")
@@ -246,8 +246,8 @@ def potentials(members: Any) -> list[dict[str, Any]]:
     out.append({"name": "shear", **shear, "z_lens": Z_LENS})
     for k in range(len(members["west"])):
         root = float(np.sqrt(members["luminosity"][k]))
-        values = (members["west"][k], members["north"][k], members["e"][k], members["angle"][k])
-        row = dict(zip(names, (*map(float, values), 0.03 * root, 9.0 * root), strict=True))
+        own = [float(members[key][k]) for key in ("west", "north", "e", "angle")]
+        row = dict(zip(names, (*own, 0.03 * root, 9.0 * root), strict=True))
         out.append({"name": f"m{k + 1}", **base, **row, "v_disp": 158.0 * root**0.5})
     return out
 
@@ -258,9 +258,17 @@ def potential_table(rows: list[dict[str, Any]]) -> np.ndarray:
     def column(key: str) -> np.ndarray:
         return np.array([row.get(key, 0.0) for row in rows])
 
-    names = ("x_centre", "y_centre", "ellipticity", "angle_pos", "core_radius", "cut_radius")
-    columns = [column(name) for name in names]
-    return dpie.make_table(column("profile"), *columns, column("v_disp"), column("gamma"))
+    return dpie.make_table(
+        column("profile"),
+        column("x_centre"),
+        column("y_centre"),
+        column("ellipticity"),
+        column("angle_pos"),
+        column("core_radius"),
+        column("cut_radius"),
+        column("v_disp"),
+        column("gamma"),
+    )
 
 
 @lru_cache(maxsize=1)

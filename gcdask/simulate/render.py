@@ -11,13 +11,14 @@ from gcdask.grid import Grid
 from gcdask.kernels import counts, render
 from gcdask.masks import Flag
 from gcdask.mosaic.source import Source
-from gcdask.simulate import sources
+from gcdask.simulate import intensity, sources
 from gcdask.simulate.model import BORDER, MJYSR_PER_NJY, TILT, Options, noise_kernel
 from gcdask.simulate.psf import RADIUS
 
-Kind = Literal["sci", "err", "objects", "total", "gc"]
+Kind = Literal["sci", "err", "objects", "total", "clusters"]
 _STAR_SB = 5.0  # sigma of a pixel: surface brightness that belongs to a star or an arc
 _OWN = 0.72  # of the Laplacian (px^-2): what G(1) - G(3) leaves of a smooth profile
+_RIM = 0.15  # px, of the gradient: what the filters leave of it at the rim of a mask
 
 
 def footprint(options: Options, module: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -134,7 +135,9 @@ def galaxy_radii(options: Options, scene: sources.Scene) -> np.ndarray:
     value = scene.profiles * scene.galaxy_flux.sum(1)[:, None]
     first = np.stack([np.gradient(v, s) for v, s in zip(value, r, strict=True)])
     second = np.stack([np.gradient(v, s) for v, s in zip(first, r, strict=True)])
-    left = _OWN * np.abs(second + first / r) > options.sigma_detection
+    left = _OWN * np.abs(second + first / r)
+    rim = np.where(np.isin(scene.kind, ["bcg", "icl"])[:, None], 0.0, _RIM * np.abs(first))
+    left = np.maximum(left, rim) > options.sigma_detection
     last = left.shape[1] - 1 - np.argmax(left[:, ::-1], axis=1)
     return np.where(left.any(1), np.take_along_axis(r, last[:, None], 1)[:, 0], 0.0)
 
@@ -151,7 +154,7 @@ def intensity_block(options: Options, module: int, grid: Grid, kind: Kind) -> np
     px, py = np.meshgrid(x, y)
     if grid.header != options.grid(module).header:
         px, py = options.grid(module).pixel(*grid.sky(px, py))
-    value = sources.gc_intensity(options, module, px, py)
+    value = intensity.gc_intensity(options, module, px, py)
     value = value.reshape(grid.shape[0], k, grid.shape[1], k).mean((1, 3))
     return value + options.contamination if kind == "total" else value
 
@@ -162,7 +165,7 @@ class Rendered(Source):
 
     It holds the options only, so that it pickles to a few hundred bytes; each process makes its
     source lists once. ``kind`` is ``sci`` or ``err`` (of ``band``), ``objects``, or ``total`` or
-    ``gc`` (intensities on ``grid``).
+    ``clusters`` (intensities on ``grid``).
     """
 
     options: Options

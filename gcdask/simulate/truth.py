@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,10 +36,9 @@ def isolated_peaks(options: Options, x: Any, y: Any, flux: Any) -> np.ndarray:
     jy, jx = np.minimum(iy + 1, OVER), np.minimum(ix + 1, OVER)
     total = np.zeros((3, 3, len(ix)))
     for f, table in zip(flux, options.response[:, :, :, 1:-1, 1:-1], strict=True):
-        corners = ((iy, ix, (1 - wy) * (1 - wx)), (iy, jx, (1 - wy) * wx))
-        corners += ((jy, ix, wy * (1 - wx)), (jy, jx, wy * wx))
-        for a, b, weight in corners:
-            total += np.moveaxis(table[a, b], 0, -1) * (weight * f)
+        for a, v in ((iy, 1 - wy), (jy, wy)):
+            for b, w in ((ix, 1 - wx), (jx, wx)):
+                total += np.moveaxis(table[a, b], 0, -1) * (v * w * f)
     return total.max((0, 1)) if total.size else np.zeros(0)
 
 
@@ -153,7 +153,7 @@ def score(
     mask: xr.DataArray | None = None,
     *,
     level: float,
-    T: float | None = None,  # noqa: N803
+    T: float | None = None,
     match_radius: float = 2.0,
     bins: Any = (3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 100),
     grid: Grid | None = None,
@@ -227,7 +227,7 @@ def score(
         "n_catalog": len(at),
         "n_truth": int(bright.sum()),
     }
-    cuts = [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    cuts = list(pairwise(edges))
     in_true = [wanted & (s_true >= a) & (s_true < b) for a, b in cuts]
     in_found = [(s_found >= a) & (s_found < b) for a, b in cuts]
     binned = {

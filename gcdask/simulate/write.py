@@ -36,7 +36,7 @@ def write(
         ``OUT`` or ``OUT.zarr``. Written are ``OUT.zarr`` and ``OUT_module2.zarr`` (mosaics, as
         of `gcdask.ingest`), ``OUT_truth.parquet``, ``OUT_truth.zarr`` (groups ``module1`` and
         ``module2``, each with the mask ``objects``, and below it ``coarse`` with the intensities
-        ``total`` and ``gc`` in cells of 16 px) and ``OUT_lens.par``.
+        ``total`` and ``clusters`` in cells of 16 px) and ``OUT_lens.par``.
     chunks : int
         Side of the shards in px, a multiple of 256.
     overwrite : bool
@@ -87,7 +87,7 @@ def _make_room(paths: dict[str, str], overwrite: bool) -> None:
 def _create_mosaic(store: str, found: Sources, chunks: int) -> None:
     """Make an empty store of the layout of `gcdask.ingest`."""
     wcs = found.grid.header
-    attributes = {"complete": False, "wcs": wcs}
+    attributes: Any = {"complete": False, "wcs": wcs}
     group = zarr.open_group(store, mode="w", zarr_format=3, attributes=attributes)
     write_coordinates(group, store, found.grid)
     names: Any = np.array(found.bands, np.dtypes.StringDType())
@@ -142,7 +142,12 @@ def _truth_tasks(mock: Mock, module: int, store: str, chunks: int) -> list[Any]:
             Rendered(mock.options, module, 0, "total", coarse),
             "arcsec-2",
         ),
-        (f"{group}/coarse", "gc", Rendered(mock.options, module, 0, "gc", coarse), "arcsec-2"),
+        (
+            f"{group}/coarse",
+            "clusters",
+            Rendered(mock.options, module, 0, "clusters", coarse),
+            "arcsec-2",
+        ),
     ]
     task = dask.delayed(_write_map_tile, pure=False, traverse=False)
     tasks = []
