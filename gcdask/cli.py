@@ -77,11 +77,11 @@ def demo(
         settings = config.load(_demo_config(folder))
         with cluster.client(settings.cluster, workers=workers) as client:
             mock = simulate.as1063(size="small", seed=seed)
-            simulate.write(mock, folder / "input" / "field.zarr")
+            simulate.write(mock, folder / "input" / "field.zarr", chunks=1024)
             progress("simulate", 1, 1)
             settings.check_paths()
             result = pipeline.run(settings, folder, client=client, progress=progress)
-    typer.echo(_truth_summary(result, mock))
+    typer.echo(_truth_summary(result.results["truth"]))
     _print_result(result)
 
 
@@ -168,6 +168,8 @@ def run(
     ):
         result = pipeline.run(settings, out, client=client, force=force, progress=progress)
     typer.echo(_summary(result.results))
+    if result.results.get("truth"):
+        typer.echo("\n" + _truth_summary(result.results["truth"]))
     _print_result(result)
 
 
@@ -260,10 +262,20 @@ def _demo_config(folder: Path) -> Path:
     return target
 
 
-def _truth_summary(result: Any, mock: Any) -> str:
+def _truth_summary(truth: dict[str, Any]) -> str:
     """Table of what was found against what was put in."""
-    del mock
-    return _summary(result.results)
+    from gcdask.describe import show_value
+
+    rows = [("", "found", "truth")]
+    rows.append(("sources", truth["n_found"] + truth["inpainted"], truth["n_truth"]))
+    rows.append(("  hidden by the mask", truth["inpainted"], truth["masked_truth"]))
+    rows += [(name, f"{truth[name]:.1%}", "100%") for name in ("completeness", "purity")]
+    rows += [(f"beta {k}", v, truth["beta_truth"][k]) for k, v in truth["beta"].items()]
+    for name in ("slope", "contamination"):
+        rows.append((name, truth[name], truth[f"{name}_truth"]))
+    text = [[v if isinstance(v, str) else show_value(v) for v in row] for row in rows]
+    width = [max(len(row[k]) for row in text) for k in range(3)]
+    return "\n".join("  ".join(v.ljust(w) for v, w in zip(row, width, strict=True)) for row in text)
 
 
 SUMMARY = (

@@ -63,6 +63,7 @@ PATHS = (
     "mask.regions.*",
     "mask.files.*",
     "manual",
+    "truth",
     "lens.path",
     "lens.path_y",
 )
@@ -81,6 +82,10 @@ class Config(Section):
     noise: Noise = option(Noise(), "noise map")
     detect: Detect = option(Detect(), "detection")
     manual: Text | None = option(None, "table of sources added by hand (ra, dec)")
+    truth: Text | None = option(
+        None,
+        "truth table of a simulated mosaic (`gcdask simulate`): results say how much was found",
+    )
     inpaint: Inpaint = option(Inpaint(), "inpainting")
     density: Density = option(Density(), "density map")
     lens: Lens | None = option(None, "lens model; null = no comparison")
@@ -105,6 +110,8 @@ class Config(Section):
                 "'reference' needs a reference field; add the section reference, or use outer",
                 "profiles.contamination.method",
             )
+        if self.truth is not None and (self.mosaic is None or self.lens is None):
+            raise mistake("needs a mosaic and a lens to compare with; remove it", "truth")
         if self.output.report and not self.output.figures:
             raise mistake("true needs figures; set output.figures: true too", "output.report")
         return self

@@ -120,7 +120,7 @@ def unmasked(catalog: Any, mask: xr.DataArray) -> dd.DataFrame:
     parts = [
         dask.delayed(_drop)(p, v) for p, v in zip(catalog.to_delayed(False), values, strict=True)
     ]
-    return dd.from_delayed(parts, meta=catalog._meta, verify_meta=False)
+    return dd.from_delayed(parts, meta=catalog._meta)
 
 
 def _drop(part: pd.DataFrame, masked: np.ndarray) -> pd.DataFrame:
@@ -143,7 +143,7 @@ def sample(
         dask.delayed(pd.DataFrame.assign)(p, **{name: v})
         for p, v in zip(catalog.to_delayed(False), values, strict=True)
     ]
-    return dd.from_delayed(parts, meta=meta, verify_meta=False)
+    return dd.from_delayed(parts, meta=meta)
 
 
 def _at_sources(catalog: dd.DataFrame, image: xr.DataArray, *, outside: Any) -> list[Any]:
@@ -247,7 +247,7 @@ def match(a: Any, b: Any, radius: float) -> dd.DataFrame:
         dask.delayed(_attach)(part, ids[i], apart[i], meta.attrs)
         for i, part in enumerate(a.to_delayed(False))
     ]
-    return dd.from_delayed(parts, meta=meta, verify_meta=False)
+    return dd.from_delayed(parts, meta=meta)
 
 
 def _place(part: pd.DataFrame) -> np.ndarray:
@@ -352,7 +352,7 @@ def add_manual(
     part = dask.delayed(_new_sources)(
         manual, known, grid, catalog._meta, int(flags), float(min_distance)
     )
-    return dd.concat([catalog, dd.from_delayed([part], meta=catalog._meta, verify_meta=False)])
+    return dd.concat([catalog, dd.from_delayed([part], meta=catalog._meta)])
 
 
 def _pixels(part: pd.DataFrame, grid: Grid) -> np.ndarray:

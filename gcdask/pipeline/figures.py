@@ -154,9 +154,7 @@ def _lens_figures(
 def _mask_figures(
     scene: Scene, folder: Path, detected: Any, drawn: Any
 ) -> Iterator[tuple[Path, str, str]]:
-    fields: list[tuple[str, Any, Any, Any, str]] = [
-        ("mask", scene.mask, detected, drawn, "Mask")
-    ]
+    fields: list[tuple[str, Any, Any, Any, str]] = [("mask", scene.mask, detected, drawn, "Mask")]
     if scene.reference is not None:
         table, mask = scene.reference
         fields.append(

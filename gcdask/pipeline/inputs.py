@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import xarray as xr
 
 from gcdask import catalog, lensing, masks, mosaic
@@ -29,6 +30,7 @@ class Inputs:
     catalog: Any | None
     manual: Any | None
     kappa: Callable[[Grid], xr.DataArray] | None
+    truth: pd.DataFrame | None
 
 
 def open_inputs(config: Config) -> Inputs:
@@ -59,7 +61,20 @@ def open_inputs(config: Config) -> Inputs:
     kappa = lens_on(config, field) if config.lens is not None else None
     if kappa is not None:
         kappa(grid.coarsen(max(min(grid.shape) // 64, 1)))  # does it cover the field?
-    return Inputs(field, grid, sources, reference, table, manual, kappa)
+    truth = open_truth(config.truth) if config.truth is not None else None
+    return Inputs(field, grid, sources, reference, table, manual, kappa, truth)
+
+
+def open_truth(path: str) -> pd.DataFrame:
+    """The truth table of a mock."""
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"truth: {path} is not a Parquet table ({error})") from error
+    missing = [c for c in ("module", "class", "ra", "dec", "x", "y", "peak") if c not in table]
+    if missing:
+        raise InputError(f"truth: {path} has no column {missing[0]}; give that of a simulated mock")
+    return table
 
 
 def open_field(section: Any) -> mosaic.Sources:

@@ -25,6 +25,7 @@ from gcdask.pipeline import detection, figures, results, science, store
 from gcdask.pipeline.inputs import Inputs, mosaic_options, open_inputs, rules_of
 from gcdask.pipeline.runner import Progress, Runner, silent
 from gcdask.pipeline.science import Scene
+from gcdask.pipeline.truth import evaluate
 
 PACKAGES = ("numpy", "scipy", "dask", "distributed", "xarray", "zarr", "astropy", "pandas")
 MAIN, REFERENCE, SMOOTH = "image", "reference", "smooth"  # groups of maps.zarr
@@ -94,6 +95,10 @@ def run(
     measured = _measure(scene, inputs, out, runner)
     numbers = _numbers(scene, found, measured)
     store.write_json(out / "results.json", numbers)
+    if inputs.truth is not None:
+        with runner.stage("truth"):
+            numbers["truth"] = evaluate(out, config, inputs.truth)
+        store.write_json(out / "results.json", numbers)
     results.write_table(measured["profile"], out / "profiles.ecsv", {"field": config.name})
     if "boxes" in measured:
         results.write_table(measured["boxes"], out / "boxes.ecsv", {"field": config.name})

@@ -73,13 +73,11 @@ class Runner:
             _walk(tree, collect)
             scheduler = "threads" if self.client is None else self.client
             done = iter(dask.compute(*leaves, scheduler=scheduler))
-            result = _walk(tree, lambda _: next(done))
-            self.progress(stage, 1, 1)
-            return result
+            return _walk(tree, lambda _: next(done))
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int = 1) -> Iterator[None]:
-        """Time a stage and announce its start."""
+        """Time a stage and announce its start and its end."""
         self.progress(name, 0, total)
         start = time.perf_counter()
         try:
@@ -87,6 +85,7 @@ class Runner:
         finally:
             spent = time.perf_counter() - start
             self.timings[name] = round(self.timings.get(name, 0.0) + spent, 3)
+        self.progress(name, total, total)
 
 
 def _walk(tree: Any, each: Callable[[Any], Any]) -> Any:

@@ -94,7 +94,11 @@ def comparison(
 ) -> dict[str, xr.Dataset]:
     """Lazy results of the comparison of rho with kappa; ``smooth`` is rho of kappa's tracers."""
     c = scene.config.compare
-    wedges: dict[str, Any] = {"sectors": c.sectors, "half_width": c.half_width, "jackknife": c.jackknife}
+    wedges: dict[str, Any] = {
+        "sectors": c.sectors,
+        "half_width": c.half_width,
+        "jackknife": c.jackknife,
+    }
     boxes = compare.box_relation(
         scene.detected, kappa, c.box, scene.mask, **_if_radius(scene.options)
     )

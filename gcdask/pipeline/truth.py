@@ -33,7 +33,8 @@ def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, 
     Returns
     -------
     dict
-        ``completeness``, ``purity`` (chance matches subtracted), ``n_truth``; ``inpainted`` and
+        ``completeness``, ``purity`` (chance matches subtracted), ``n_truth`` and ``n_found``
+        outside the edge frame; ``inpainted`` and
         ``masked_truth`` (sources above the level on inpainted pixels) with the estimators'
         ``expected``; ``beta`` and ``beta_truth`` by sector; ``slope`` and ``slope_truth`` with
         errors; ``contamination`` and ``contamination_truth`` (arcsec-2).
@@ -46,8 +47,9 @@ def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, 
     found = catalog.read(out / "catalog.parquet").compute()
     here = truth[truth["module"] == 1]
     points = above(here[here["class"].isin(POINTS)], noise, level)
+    points = points[~at(points, mask, Flag.EDGE)]  # the frame is neither searched nor inpainted
     score = simulate.score(found, here, noise, mask, level=level)
-    hidden = on_inpainted(points, mask)
+    hidden = at(points, mask, ~Flag.EDGE)
     answer = {
         "completeness": float(score["completeness"]),
         "purity": float(score["purity"]),
@@ -71,13 +73,13 @@ def above(table: pd.DataFrame, noise: xr.DataArray, level: float) -> pd.DataFram
     return table[table["peak"].to_numpy() > level * near.to_numpy()]
 
 
-def on_inpainted(table: pd.DataFrame, mask: xr.DataArray) -> np.ndarray:
-    """Which sources lie on masked pixels that are not of the edge frame."""
+def at(table: pd.DataFrame, mask: xr.DataArray, flags: Flag) -> np.ndarray:
+    """Which sources lie on pixels with one of these bits; beyond the mask is edge."""
     y, x = (np.floor(table[k].to_numpy() + 0.5).astype(int) for k in ("y", "x"))
     ny, nx = mask.shape
     inside = (y >= 0) & (y < ny) & (x >= 0) & (x < nx)
-    bits = mask.values[np.clip(y, 0, ny - 1), np.clip(x, 0, nx - 1)]
-    return inside & (bits != 0) & (bits & int(Flag.EDGE) == 0)
+    bits = np.where(inside, mask.values[y.clip(0, ny - 1), x.clip(0, nx - 1)], int(Flag.EDGE))
+    return (bits & (int(flags) & 0xFFFF)) != 0
 
 
 def _betas(
@@ -113,8 +115,7 @@ def _profiles(
     edges = profiles.log_edges(low, high, 12)
     true = profiles.radial_profile(clusters, field.center, edges, edge, field=field).compute()
     slope = profiles.fit_slope(true, p.slope_range).compute()
-    grid = Grid.of(mask)
-    area = grid.shape[0] * grid.shape[1] * grid.pixel_scale**2
+    area = float((~edge).sum()) * Grid.of(mask).pixel_scale ** 2
     found = results["profile"]
     return {
         "slope": {"value": found["slope"], "error": found["slope_error"]},

@@ -18,7 +18,7 @@ from gcdask.simulate.psf import RADIUS
 Kind = Literal["sci", "err", "objects", "total", "clusters"]
 _STAR_SB = 5.0  # sigma of a pixel: surface brightness that belongs to a star or an arc
 _OWN = 0.72  # of the Laplacian (px^-2): what G(1) - G(3) leaves of a smooth profile
-_RIM = 0.15  # px, of the gradient: what the filters leave of it at the rim of a mask
+_RIM = 0.3  # px, of the gradient: what the filters leave of it at the rim of a mask
 
 
 def footprint(options: Options, module: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -106,7 +106,8 @@ def objects_block(options: Options, module: int, box: tuple[int, int, int, int])
     """True mask of objects (uint16 bits of `gcdask.masks.Flag`) of a block.
 
     EXTENDED: galaxies to the radius where their own profile leaves one sigma in the detection
-    map (from the profile's Laplacian), arcs where they are brighter than five sigma of a pixel;
+    map, from its Laplacian and, but for the BCG, from its gradient, of which a mask's rim lets
+    some through the filters; arcs where they are brighter than five sigma of a pixel;
     BRIGHT and SPIKE: the core of a star, and what is brighter than five sigma beyond it.
     """
     y0, y1, x0, x1 = box
