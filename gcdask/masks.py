@@ -7,8 +7,9 @@ them all for one window, and both roads call it: the pipeline's tiles and `build
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import IntFlag
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import dask
 import numpy as np
 import pandas as pd
 import xarray as xr
+from astropy.utils.exceptions import AstropyUserWarning
 from regions import PixCoord, PixelRegion, Regions, SkyRegion
 
 from gcdask import mosaic as mosaics
@@ -127,54 +129,93 @@ class MaskPlan:
     regions: tuple[PixelRegion, ...]
     files: tuple[Any, ...]
     stars: tuple[tuple[float, float, float], ...]
-    angles: tuple[float, ...] | None  # of the spikes in deg, counter-clockwise from +x
 
 
 def plan_mask(grid: Grid, rules: MaskRules) -> MaskPlan:
     """Read region and mask files once; raises `InputError` where one cannot be used."""
     stars: tuple[tuple[float, float, float], ...] = ()
-    angles = None
     if rules.spikes and rules.spikes.stars:
         ra, dec, length = np.array(rules.spikes.stars, float).T
         x, y = grid.pixel(ra, dec)
         stars = tuple(
             zip(x.tolist(), y.tolist(), (length / grid.pixel_scale).tolist(), strict=True)
         )
-    if rules.spikes and rules.spikes.angles is not None:
-        angles = tuple(_pixel_angle(pa, grid) for pa in rules.spikes.angles)
     regions = tuple(r for path in rules.regions for r in read_regions(path, grid))
     files = tuple(_mask_file(path, grid) for path in rules.files)
-    return MaskPlan(rules, grid, regions, files, stars, angles)
-
-
-def _pixel_angle(position_angle: float, grid: Grid) -> float:
-    """Direction on the pixels, deg from +x to +y, of a position angle at the grid's middle."""
-    x0, y0 = grid.center
-    ra, dec = grid.sky(x0, y0)
-    pa, far = np.deg2rad(position_angle), 1 / 3600
-    x, y = grid.pixel(ra + far * np.sin(pa) / np.cos(np.deg2rad(dec)), dec + far * np.cos(pa))
-    return float(np.rad2deg(np.arctan2(y - y0, x - x0)))
+    return MaskPlan(rules, grid, regions, files, stars)
 
 
 def read_regions(path: str, grid: Grid) -> list[PixelRegion]:
-    """Regions of a DS9 file in global pixels of ``grid``."""
+    """Regions of a DS9 file in global pixels of ``grid``; those that it cannot show are left out.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist, has a line that is not understood, or holds no region.
+    """
     if not Path(path).is_file():
         raise InputError(f"region file {path} does not exist; check mask.regions")
     try:
-        found = Regions.read(path, format="ds9")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", AstropyUserWarning)
+            found = Regions.read(path, format="ds9")
     except Exception as error:
         raise InputError(f"region file {path} is not a DS9 region file: {error}") from error
-    return [r.to_pixel(grid.wcs) if isinstance(r, SkyRegion) else r for r in found]
+    # the reader skips what it does not know: pixels would silently stay unmasked
+    notes = [str(w.message) for w in told]
+    skipped = [n for n in notes if "metadata" not in n and "ignored" not in n]
+    if skipped or not found:
+        raise InputError(
+            f"region file {path} is not usable: {skipped[0] if skipped else 'it has no region'}; "
+            "save the regions from DS9 in image or sky (fk5, icrs) coordinates"
+        )
+    pixel = [_on_pixels(r, grid) for r in found]
+    return [r for r in pixel if r is not None]
 
 
-def _mask_file(path: str, grid: Grid) -> Any:
+def _on_pixels(region: SkyRegion | PixelRegion, grid: Grid) -> PixelRegion | None:
+    """A region in global pixels, None where the projection does not reach."""
+    try:
+        out = region.to_pixel(grid.wcs) if isinstance(region, SkyRegion) else region
+        return out if out.bounding_box is not None else None
+    except (ValueError, np.linalg.LinAlgError):  # of NaN coordinates
+        return None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A mask file on pixels that start ``y``, ``x`` px before the mosaic's."""
+
+    source: Any
+    y: int
+    x: int
+
+    def __getitem__(self, key: tuple[slice, slice]) -> np.ndarray:
+        ys, xs = key
+        part = (
+            slice(ys.start + self.y, ys.stop + self.y),
+            slice(xs.start + self.x, xs.stop + self.x),
+        )
+        return np.asarray(self.source[part])
+
+
+def _mask_file(path: str, grid: Grid) -> _Part:
+    """Open a mask file, which may cover more than ``grid`` (that of a cut-out)."""
     source, there = mosaics.open_plane(path)
-    if not there.same_pixels(grid):
+    ny, nx = grid.shape
+    y, x = np.array([0, 0, ny - 1, ny - 1]), np.array([0, nx - 1, 0, nx - 1])
+    at_x, at_y = there.pixel(*grid.sky(grid.x[x], grid.y[y]))
+    shift_y = (at_y - there.origin[0]) / there.step - y
+    shift_x = (at_x - there.origin[1]) / there.step - x
+    both = np.stack([shift_y, shift_x])
+    first = np.round(both[:, 0]) if np.isfinite(both).all() else np.array([-1, -1])
+    aligned = np.allclose(both, first[:, None], rtol=0, atol=1e-3)
+    if not aligned or (first < 0).any() or (first + grid.shape > there.shape).any():
         raise InputError(
             f"mask file {path} has {there.shape} px on another grid than the mosaic "
             f"({grid.shape} px); reproject it onto the mosaic's pixels"
         )
-    return source
+    return _Part(source, int(first[0]), int(first[1]))
 
 
 # -- one window ----------------------------------------------------------------------------------
@@ -263,8 +304,9 @@ def _spikes(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -> np.
     """Pixels of the stars' cores and spikes in a window at global ``y``, ``x``."""
     out = np.zeros((y.size, x.size), bool)
     assert plan.rules.spikes is not None
+    given = plan.rules.spikes.angles
     phase = survey.angle if np.isfinite(survey.angle) else 30.0
-    angles = plan.angles if plan.angles is not None else [phase + 60 * k for k in range(6)]
+    angles = phase + 60 * np.arange(6)
     half = plan.rules.spikes.width / plan.grid.pixel_scale / 2
     table = star_table(plan, survey)[["x", "y", "length", "core"]].to_numpy(float)
     for at_x, at_y, length, core in table:
@@ -275,12 +317,22 @@ def _spikes(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -> np.
             continue
         dy, dx = (y[ys] - at_y)[:, None], x[xs] - at_x
         hit = dy**2 + dx**2 <= core**2
-        for angle in angles:
-            cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        if given is not None:
+            angles = _pixel_angles(given, plan.grid, at_x, at_y)
+        for angle in np.deg2rad(angles):
+            cos, sin = np.cos(angle), np.sin(angle)
             along, across = dx * cos + dy * sin, dy * cos - dx * sin
             hit |= (along >= 0) & (along <= length) & (np.abs(across) <= half)
         out[ys, xs] |= hit
     return out
+
+
+def _pixel_angles(position_angles: Sequence[float], grid: Grid, x: float, y: float) -> np.ndarray:
+    """Directions on the pixels at ``x``, ``y``, deg from +x to +y, of position angles."""
+    ra, dec = grid.sky(x, y)
+    pa, far = np.deg2rad(position_angles), 1 / 3600
+    to_x, to_y = grid.pixel(ra + far * np.sin(pa) / np.cos(np.deg2rad(dec)), dec + far * np.cos(pa))
+    return np.asarray(np.rad2deg(np.arctan2(to_y - y, to_x - x)))
 
 
 # -- any dask array ------------------------------------------------------------------------------
@@ -314,11 +366,16 @@ def build_mask(
     Raises
     ------
     InputError
-        For a region or mask file that cannot be read or lies on another grid.
+        For a region or mask file that cannot be read or lies on another grid, an unknown band, or
+        an option that `MaskRules` does not have.
     """
     image = band_sum(mosaic, bands)
     grid = Grid.of(image)
-    chosen = MaskRules(**{**(rules or MaskRules()).__dict__, **changes})
+    known = [f.name for f in fields(MaskRules)]
+    for name in changes:
+        if name not in known:
+            raise InputError(f"build_mask has no option {name!r}; it has {', '.join(known)}")
+    chosen = replace(rules or MaskRules(), **changes)
     plan = plan_mask(grid, chosen)
     survey = survey_image(image, chosen)
     data = map_windows(_mask_core, [image.data], chosen.halo, plan, survey, dtype=np.uint16)
@@ -329,11 +386,11 @@ def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataA
     """Lazy equal-weight sum over bands, NaN where any band has no data; dims ``(y, x)``."""
     sci = mosaic["sci"]
     if bands is not None:
-        missing = [b for b in bands if b not in sci["band"].values]
-        if missing:
-            raise InputError(
-                f"band {missing[0]!r} is not in the mosaic; it has {list(sci['band'].values)}"
-            )
+        there = [str(b) for b in sci["band"].values]
+        missing = [b for b in bands if b not in there]
+        if missing or not len(bands):
+            what = f"band {missing[0]!r} is not in the mosaic" if missing else "no band is named"
+            raise InputError(f"{what}; it has {there}")
         sci = sci.sel(band=list(bands))
     total = sci.isel(band=0).drop_vars("band")
     for k in range(1, sci.sizes["band"]):  # in this order, as tiles.read_sum adds them

@@ -80,7 +80,8 @@ class Survey:
     stars : DataFrame or None
         ``x``, ``y``, ``snr`` of the band-passed maximum, ``contrast`` of the spikes in sigma.
     angle : float
-        Angle of the spikes in deg, counter-clockwise from +x, modulo 60; NaN without stars.
+        Angle of the spikes in deg, counter-clockwise from +x, modulo 60; NaN without
+        candidates.
     area : float
         Share of the pixels that have data.
     """
@@ -150,13 +151,17 @@ def _footprint(tile: Tile, good: np.ndarray, cell: int) -> tuple[int, int, np.nd
 
 
 def _noise(tile: Tile, plan: SurveyPlan, *images: np.ndarray) -> np.ndarray:
-    """Rows (i, j, sigma of each image) of the noise cells whose centre the core owns."""
+    """Rows (i, j, sigma of each image) of the noise cells whose centre the core owns.
+
+    A last cell that ends before its centre is measured at the field's end, so that a field
+    smaller than half a cell has a noise too.
+    """
     half, cell = plan.patch // 2, plan.noise_cell
     y0, y1, x0, x1 = tile.core
     wy, _, wx, _ = tile.window
     centres = [
-        [(k, k * cell + cell // 2) for k in range(a // cell, b // cell + 1)]
-        for a, b in ((y0, y1), (x0, x1))
+        [(k, min(k * cell + cell // 2, n - 1)) for k in range(a // cell, -(-b // cell))]
+        for a, b, n in ((y0, y1, plan.shape[0]), (x0, x1, plan.shape[1]))
     ]
     rows = []
     for i, cy in ((i, c) for i, c in centres[0] if y0 <= c < y1):
@@ -194,7 +199,7 @@ def _stars(
         [robust_sigma(_around(first, a, b)[::3, ::3]) for a, b in zip(y, x, strict=True)]
     )
     with np.errstate(invalid="ignore"):
-        bright = value[y, x] > plan.star_nsigma * sigma
+        bright = (sigma > 0) & (value[y, x] > plan.star_nsigma * sigma)
     y, x = y[bright], x[bright]
     profile = [_angular_profile(first, a, b) for a, b in zip(y, x, strict=True)]
     return {

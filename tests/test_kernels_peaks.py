@@ -88,7 +88,7 @@ def test_a_wide_enough_halo_leaves_nothing_open_in_noise():
 
 def test_undecided_spreads_along_a_chain_but_an_accepted_neighbour_ends_it():
     ramp = np.arange(30, 0, -1, dtype=np.float32)[None, :]  # brightest at the left
-    y, x, _, open_ = peaks.greedy(ramp, 0.5, 3, ends=(True, True, False, True))
+    _, x, _, open_ = peaks.greedy(ramp, 0.5, 3, ends=(True, True, False, True))
     assert open_.all()  # every decision hangs on the one before
     assert x[0] == 0
     assert x.size == 30

@@ -28,7 +28,7 @@ class Inputs:
     sources: mosaic.Sources | None
     reference: mosaic.Sources | None
     catalog: Any | None
-    manual: Any | None
+    manual: str | None
     kappa: Callable[[Grid], xr.DataArray] | None
     truth: pd.DataFrame | None
 
@@ -57,7 +57,8 @@ def open_inputs(config: Config) -> Inputs:
         table = open_catalog(config)
     manual = None
     if config.manual is not None:
-        manual = catalog.read(config.manual, grid=grid)
+        catalog.read(config.manual, grid=grid)  # refused now rather than after the detection
+        manual = config.manual
     kappa = lens_on(config, field) if config.lens is not None else None
     if kappa is not None:
         kappa(grid.coarsen(max(min(grid.shape) // 64, 1)))  # does it cover the field?

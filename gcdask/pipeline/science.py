@@ -57,7 +57,7 @@ class Scene:
 
 
 def density_maps(scene: Scene) -> dict[str, xr.DataArray]:
-    """Density rho of all sources on the coarse grid: ``density``, and ``density_ALPHA`` for the others."""
+    """Maps of rho of all sources on the coarse grid: ``density``, ``density_ALPHA`` for others."""
     d = scene.config.density
     maps = {
         f"density_{alpha:g}": density.density_map(

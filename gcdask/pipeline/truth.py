@@ -85,7 +85,7 @@ def at(table: pd.DataFrame, mask: xr.DataArray, flags: Flag) -> np.ndarray:
 def _betas(
     config: Config, results: dict, points: pd.DataFrame, mask: xr.DataArray, out: Path
 ) -> dict[str, Any]:
-    """beta by sector from the run, and from all sources of the truth with nothing masked."""
+    """Get beta by sector from the run, and from all sources of the truth with nothing masked."""
     d, c = config.density, config.compare
     kappa = mosaic.open_map(out / "maps.zarr/smooth", "kappa")
     rho = density.density_map(points, Grid.of(kappa), d.alpha, d.softening)

@@ -1,0 +1,276 @@
+"""Whole runs on a small mock: outputs, truth, resuming, independence of tiles and workers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from conftest import no_compute
+
+from gcdask import catalog, cluster, mosaic, pipeline, simulate
+from gcdask.config import load
+from gcdask.errors import InputError
+from gcdask.grid import Grid
+from gcdask.masks import Flag
+from gcdask.pipeline import detection, store
+from gcdask.tiles import tile_grid
+
+OUTPUTS = [
+    "boxes.ecsv", "catalog.parquet", "detection.fits", "figures", "inpainted.parquet",
+    "kappa.fits", "manifest.json", "maps.zarr", "mask.fits", "profiles.ecsv", "report.html",
+    "results.json", "run.json",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def mock(tmp_path_factory):
+    """A small mock on disk: paths of its mosaic, second module, truth and lens."""
+    folder = tmp_path_factory.mktemp("mock")
+    return simulate.write(simulate.as1063("small", seed=3), folder / "field.zarr", chunks=1024)
+
+
+def configure(mock, *overrides):
+    return load("configs/demo.yaml", [f"mosaic.path={mock['mosaic']}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def done(mock, tmp_path_factory):
+    """The demo's configuration run on the mock in this process."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    return pipeline.run(configure(mock), out)
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def table_of(out):
+    frame = catalog.read(out / "catalog.parquet").compute()
+    return frame.sort_values("id", ignore_index=True)
+
+
+def test_a_run_leaves_what_it_promises(done):
+    for name in OUTPUTS:
+        assert (done.out / name).exists(), name
+    manifest = json.loads((done.out / "manifest.json").read_text())
+    assert set(OUTPUTS) - {"manifest.json"} <= set(manifest["outputs"])
+    run = json.loads((done.out / "run.json").read_text())
+    assert run["status"] == "done"
+    assert run["config"]["detect"]["threshold"] == "auto"
+    assert run["timings"]["detect demo"] > 0
+    assert len(list((done.out / "figures").glob("*.png"))) == 9
+    assert json.loads((done.out / "results.json").read_text()) == done.results
+
+
+def test_results_have_every_number(done):
+    results = done.results
+    assert {"n_detected", "n_inpainted", "masked_fraction"} <= set(results)
+    assert {"value", "error", "sectors", "dispersion"} <= set(results["beta"])
+    assert set(results["beta"]["sectors"]) == {"E", "W", "S", "N"}
+    assert {"pearson_log", "spearman"} <= set(results["correlation"])
+    assert {"a", "b", "cov", "n_boxes"} <= set(results["relation"])
+    assert {"slope", "slope_error", "contamination_arcsec2", "contamination_kpc2"} <= set(
+        results["profile"]
+    )
+    assert {"within_arcsec", "msun", "per_gc_msun"} <= set(results["mass"])
+    assert results["threshold"]["value"] >= 3
+    assert results["threshold"]["level"] == 2 * results["threshold"]["value"]
+    assert 0.9 < results["purity"]["at_level"] <= 1
+    assert results["units"]["mass.msun"] == "Msun"
+
+
+def test_what_was_put_in_is_found(done):
+    truth = done.results["truth"]
+    assert truth["completeness"] > 0.94
+    assert truth["purity"] > 0.95
+    assert abs(truth["n_found"] + truth["inpainted"] - truth["n_truth"]) < 0.04 * truth["n_truth"]
+    for sector, beta in truth["beta"].items():
+        assert beta == pytest.approx(truth["beta_truth"][sector], rel=0.04), sector
+    drawn, expected = truth["inpainted"], truth["expected"]["density"]
+    assert abs(drawn - expected) < 3 * np.sqrt(expected)
+
+
+def test_the_catalogue_is_that_of_its_maps(done):
+    """Each source is a pixel of the detection map, unmasked, above the level."""
+    image = mosaic.open_map(done.out / "maps.zarr/image", "detection").compute()
+    mask = mosaic.open_map(done.out / "maps.zarr/image", "mask").compute()
+    table = table_of(done.out)
+    y, x = table["y"].astype(int), table["x"].astype(int)
+    np.testing.assert_array_equal(image.values[y, x], table["peak"].to_numpy())
+    assert not mask.values[y, x].any()
+    assert (table["snr"] > done.results["threshold"]["level"]).all()
+    np.testing.assert_array_equal(np.isnan(image.values), mask.values != 0)
+    ra, dec = Grid.of(image).sky(table["x"], table["y"])
+    np.testing.assert_array_equal((ra, dec), (table["ra"], table["dec"]))
+    shares = done.results["mask_shares"]["image"]
+    assert shares["masked"] == pytest.approx(float((mask.values != 0).mean()))
+    assert shares["edge"] == pytest.approx(float((mask.values & Flag.EDGE > 0).mean()))
+
+
+def test_the_notebook_road_gives_the_same_catalogue(done, mock):
+    """Public lazy functions, chunked otherwise, find what the tiles found, bit for bit."""
+    from gcdask import build_mask, detect_peaks, detection_map
+    from gcdask.masks import MaskRules, band_sum, survey_image
+
+    opened = mosaic.open_mosaic(mock["mosaic"], chunks=700)
+    rules = pipeline.inputs.rules_of(configure(mock).mask)
+    image = band_sum(opened)
+    survey = survey_image(image, rules).compute(scheduler="threads")
+    grid = Grid.of(image)
+    level = grid.wrap(survey.noise("first", grid.y, grid.x) * rules.luminous.nsigma, "level", "")
+    noise = grid.wrap(survey.noise("detection", grid.y, grid.x), "noise", "")
+    assert isinstance(rules, MaskRules)
+    found = detection_map(
+        opened, build_mask(opened, rules=rules), luminous=level,
+        luminous_dilate=rules.luminous.dilate,
+    )  # fmt: skip
+    peaks = detect_peaks(found, done.results["threshold"]["level"], noise=noise, in_sigma=True)
+    peaks = peaks.compute(scheduler="threads").sort_values("id", ignore_index=True)
+    pd.testing.assert_frame_equal(peaks, table_of(done.out), check_dtype=False)
+
+
+@pytest.mark.parametrize("size", [512, 1536])
+def test_tiles_and_workers_do_not_matter(done, mock, tmp_path, size):
+    config = configure(
+        mock, f"tiles.size={size}", "output={fits: false, figures: false, report: false}"
+    )
+    with cluster.client(config.cluster, workers=2 if size == 512 else 0) as client:
+        other = pipeline.run(config, tmp_path / "other", client=client)
+    pd.testing.assert_frame_equal(table_of(other.out), table_of(done.out))
+    for name in ("detection", "mask"):
+        maps = [
+            mosaic.open_map(o / "maps.zarr/image", name).compute() for o in (done.out, other.out)
+        ]
+        xr.testing.assert_equal(*maps)
+    drawn = [catalog.read(o / "inpainted.parquet").compute() for o in (done.out, other.out)]
+    a, b = (d.sort_values(["y", "x"], ignore_index=True) for d in drawn)
+    pd.testing.assert_frame_equal(a, b)
+    assert_same_numbers(other.results, done.results)
+
+
+def assert_same_numbers(a, b, path=""):
+    """Equal trees, numbers to 1e-6."""
+    if isinstance(b, dict):
+        assert set(a) == set(b), path
+        for key in b:
+            assert_same_numbers(a[key], b[key], f"{path}.{key}")
+    elif isinstance(b, list):
+        assert len(a) == len(b), path
+        for k, (u, v) in enumerate(zip(a, b, strict=True)):
+            assert_same_numbers(u, v, f"{path}[{k}]")
+    elif isinstance(b, float):
+        assert a == pytest.approx(b, rel=1e-6, abs=1e-12), path
+    else:
+        assert a == b, path
+
+
+def test_a_second_run_does_no_tile_twice(done, mock, monkeypatch):
+    rows = sorted((done.out / "work").rglob("rows/*.json"))
+    before = {r: r.stat().st_mtime_ns for r in rows}
+    assert len(rows) == 4 + 1
+    monkeypatch.setattr(detection.masks, "mask_window", None)  # a tile's work would fail
+    again = pipeline.run(configure(mock), done.out)
+    assert {r: r.stat().st_mtime_ns for r in rows} == before
+    assert again.results == done.results
+
+
+def test_a_killed_run_goes_on_where_it_was(done, mock, tmp_path, monkeypatch):
+    config = configure(mock, "output={fits: false, figures: false, report: false}")
+    made, work = [], detection.detect.chain
+
+    def dies_in_the_third_tile(*args, **kwargs):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(1)
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(detection.detect, "chain", dies_in_the_third_tile)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(config, tmp_path / "out")
+    assert not store.is_valid(tmp_path / "out")
+    assert store.read_json(tmp_path / "out/run.json")["status"] == "running"
+    counted = []
+
+    def counts(*args, **kwargs):
+        counted.append(1)
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr(detection.detect, "chain", counts)
+    result = pipeline.run(config, tmp_path / "out")
+    assert len(counted) == 3  # of five tiles, two were done
+    pd.testing.assert_frame_equal(table_of(result.out), table_of(done.out))
+
+
+def test_the_folder_of_another_run_is_refused_and_kept(done, mock, tmp_path):
+    out = shutil.copytree(done.out, tmp_path / "out")
+    other = configure(mock, "detect.threshold=5 sigma")
+    with pytest.raises(InputError, match=r"another configuration.*--force"):
+        pipeline.run(other, out)
+    assert store.is_valid(out)
+    assert store.read_json(out / "results.json") == done.results
+    result = pipeline.run(other, out, force=True)
+    assert result.results["threshold"]["value"] == 5
+    assert result.results["n_detected"] < done.results["n_detected"]
+
+
+def test_a_folder_of_somebody_else_is_never_touched(mock, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(InputError, match="not empty"):
+            pipeline.run(configure(mock), tmp_path, force=force)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_dry_run_computes_and_writes_nothing(mock):
+    before = sorted(Path(mock["mosaic"]).parent.rglob("*"))
+    with no_compute():
+        plan = pipeline.dry_run(configure(mock))
+    assert "detect demo" in str(plan)
+    assert "beta by 4 sectors" in str(plan)
+    assert plan.tasks > 10
+    assert 0.3e9 < plan.memory < 1e9
+    assert sorted(Path(mock["mosaic"]).parent.rglob("*")) == before
+
+
+def test_the_halo_covers_the_whole_chain(mock):
+    """Pixels at the core's border do not change when the window grows."""
+    config = configure(mock)
+    sources = mosaic.open_sources(mock["mosaic"])
+    job = detection.make_job(config, sources, pipeline.inputs.rules_of(config.mask), Path(), Path())
+    assert job.halo >= 42 + 6 + 8 + 5 + 5 + 16  # extended, dilation, both filters, peaks
+    tiles = tile_grid(job.grid.shape, 1024, job.halo)
+    assert all(t.window[0] == max(t.core[0] - job.halo, 0) for t in tiles)
+
+
+def test_a_number_as_threshold_is_in_map_units(done, mock, tmp_path):
+    noise = mosaic.open_map(done.out / "maps.zarr/image/noise", "detection")
+    value = 3 * float(np.median(noise))
+    config = configure(
+        mock, f"detect.threshold={value}", "truth=null",
+        "output={fits: false, figures: false, report: false}",
+    )  # fmt: skip
+    result = pipeline.run(config, tmp_path / "out")
+    table = table_of(result.out)
+    assert result.results["threshold"]["unit"] == "MJy / sr"
+    assert (table["peak"] > 2 * value).all()
+    assert (table["snr"] < 6).any()  # where the noise is above its median
+    assert 0.7 < len(table) / result.results["n_detected"] <= 1
+
+
+def test_sources_found_by_eye_join_flagged(done, mock, tmp_path):
+    field = configure(mock).field
+    ra, dec = np.array([field.center[0], 342.0]), np.array([field.center[1], -44.0])
+    pd.DataFrame({"ra": ra, "dec": dec}).to_csv(tmp_path / "eye.csv", index=False)
+    config = configure(
+        mock, f"manual={tmp_path / 'eye.csv'}", "truth=null",
+        "output={fits: false, figures: false, report: false}",
+    )  # fmt: skip
+    result = pipeline.run(config, tmp_path / "out")
+    table = table_of(result.out)
+    by_eye = table[table["flags"].to_numpy() & np.uint16(catalog.SourceFlag.MANUAL) > 0]
+    assert len(by_eye) >= 1
+    assert result.results["n_detected"] == done.results["n_detected"] + len(by_eye)
