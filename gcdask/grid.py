@@ -284,6 +284,12 @@ class Tile:
         y0, y1, x0, x1 = self.core
         return slice(y0, y1), slice(x0, x1)
 
+    def within(self, wider: Tile) -> tuple[slice, slice]:
+        """The window as slices of a wider window of the same tile."""
+        y0, y1, x0, x1 = self.window
+        wy, _, wx, _ = wider.window
+        return slice(y0 - wy, y1 - wy), slice(x0 - wx, x1 - wx)
+
     @property
     def inner(self) -> tuple[slice, slice]:
         """The core as slices of the window."""

@@ -176,8 +176,9 @@ def read_regions(path: str, grid: Grid) -> list[PixelRegion]:
 def _on_pixels(region: SkyRegion | PixelRegion, grid: Grid) -> PixelRegion | None:
     """A region in global pixels, None where the projection does not reach."""
     try:
-        out = region.to_pixel(grid.wcs) if isinstance(region, SkyRegion) else region
-        return out if out.bounding_box is not None else None
+        with np.errstate(invalid="ignore"):
+            out = region.to_pixel(grid.wcs) if isinstance(region, SkyRegion) else region
+            return out if out.bounding_box is not None else None
     except (ValueError, np.linalg.LinAlgError):  # of NaN coordinates
         return None
 
@@ -238,7 +239,9 @@ def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -
     y, x = plan.grid.y[row], plan.grid.x[column]  # global, where a cut-out counts from elsewhere
     rules, scale = plan.rules, plan.grid.pixel_scale
     distance = survey.edge_distance(row, column)
-    bits[(distance * scale < rules.edge) | (distance <= 0)] |= np.uint16(Flag.EDGE)
+    # the coarse distance reaches less than a cell beyond the footprint
+    outside = ~good & (distance < survey.plan.footprint_cell)
+    bits[(distance * scale < rules.edge) | (distance <= 0) | outside] |= np.uint16(Flag.EDGE)
     for rule, flag, noise in (
         (rules.bright, Flag.BRIGHT, "first"),
         (rules.extended, Flag.EXTENDED, "extended"),
@@ -384,6 +387,10 @@ def build_mask(
 
 def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataArray:
     """Lazy equal-weight sum over bands, NaN where any band has no data; dims ``(y, x)``."""
+    if "sci" not in mosaic:
+        raise InputError(
+            f"the mosaic has no variable 'sci' ({list(mosaic)}); open it with gcdask.open_mosaic"
+        )
     sci = mosaic["sci"]
     if bands is not None:
         there = [str(b) for b in sci["band"].values]
@@ -396,7 +403,7 @@ def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataA
     for k in range(1, sci.sizes["band"]):  # in this order, as tiles.read_sum adds them
         total = total + sci.isel(band=k).drop_vars("band")
     total = total.astype(np.float32)
-    total.attrs = {**sci.attrs, "wcs": mosaic.attrs["wcs"]}
+    total.attrs = {**sci.attrs, "wcs": Grid.of(mosaic).header}
     return total.copy(data=dask_image(total))
 
 

@@ -43,19 +43,22 @@ def chunk_tiles(chunks: Sequence[Sequence[int]], halo: int) -> list[Tile]:
 def _tiles(edges: list[list[int]], shape: tuple[int, int], halo: int) -> list[Tile]:
     ys, xs = edges
     return [
-        Tile(
-            (i, j),
-            (y0, y1, x0, x1),
-            (
-                max(y0 - halo, 0),
-                min(y1 + halo, shape[0]),
-                max(x0 - halo, 0),
-                min(x1 + halo, shape[1]),
-            ),
-        )
+        with_halo(Tile((i, j), core := (y0, y1, x0, x1), core), shape, halo)
         for i, (y0, y1) in enumerate(itertools.pairwise(ys))
         for j, (x0, x1) in enumerate(itertools.pairwise(xs))
     ]
+
+
+def with_halo(tile: Tile, shape: tuple[int, int], halo: int) -> Tile:
+    """The tile with another halo, clipped at the ends of the field."""
+    y0, y1, x0, x1 = tile.core
+    window = (
+        max(y0 - halo, 0),
+        min(y1 + halo, shape[0]),
+        max(x0 - halo, 0),
+        min(x1 + halo, shape[1]),
+    )
+    return Tile(tile.index, tile.core, window)
 
 
 def real_ends(tile: Tile, shape: tuple[int, int]) -> tuple[bool, bool, bool, bool]:

@@ -22,7 +22,7 @@ from gcdask.pipeline.runner import Runner
 from gcdask.pipeline.store import digest, input_state, read_json, write_json
 from gcdask.survey import Survey, SurveyPlan, survey_window
 from gcdask.survey import combine as combine_survey
-from gcdask.tiles import read_sum, real_ends, tile_grid
+from gcdask.tiles import read_sum, real_ends, tile_grid, with_halo
 
 LEVELS_PER_OCTAVE = 32  # so that twice a level is a level too
 OCTAVES = 6
@@ -58,8 +58,13 @@ class FieldJob:
         return (
             self.mask.rules.halo
             + detect.chain_halo(self.filters, luminous.dilate if luminous else 0)
-            + max(detect.PEAK_HALO, detect.NEAR_RADIUS)
+            + self.peak_halo
         )
+
+    @property
+    def peak_halo(self) -> int:
+        """Pixels around a core in which the detection map has to be right."""
+        return max(detect.PEAK_HALO, detect.NEAR_RADIUS)
 
 
 @dataclass(frozen=True)
@@ -158,17 +163,26 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
 def _peaks(
     detection: np.ndarray, noise: np.ndarray, tile: Tile, job: FieldJob, sign: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return detect.peaks_in_window(
-        detection,
-        noise,
+    """Peaks of the part of the window where the detection map is right: the filters need the rest.
+
+    A wrong pixel farther out would count as decided, and what hangs on it too.
+    """
+    exact = with_halo(tile, job.grid.shape, job.peak_halo)
+    part = exact.within(tile)
+    found, pending = detect.peaks_in_window(
+        detection[part],
+        noise[part],
         job.threshold,
         job.radius,
         in_sigma=job.in_sigma,
-        tile=tile,
-        ends=real_ends(tile, job.grid.shape),
+        tile=exact,
+        ends=real_ends(exact, job.grid.shape),
         grid=job.grid,
         sign=sign,
     )
+    for table in (found, pending):
+        table.attrs["units"] = {**table.attrs.get("units", {}), "peak": job.units}
+    return found, pending
 
 
 def _counts(found: pd.DataFrame, job: FieldJob) -> list[int]:
@@ -189,7 +203,8 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
     pieces = runner.map(f"survey {name}", survey_tile, tile_grid(shape, size, plan.halo), job, plan)
     survey = combine_survey(pieces, plan)
     if survey.area == 0:
-        raise InputError(f"{name}: no pixel has data in every band; check the mosaic's bands")
+        files = ", ".join(dict.fromkeys(band.path for band in job.bands))
+        raise InputError(f"{name}: no pixel has data in every band; check the images {files}")
     folder = Path(job.folder)
     for sub in ("rows", "peaks"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
