@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import sys
 import threading
@@ -156,12 +158,14 @@ def run(
         raise InputError("--out is missing; give the folder to write, --out DIR")
     from gcdask import cluster, pipeline
 
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file; give a folder")
+        pipeline.check_folder(settings, out, force=force)
     if dry_run:
         typer.echo(str(pipeline.dry_run(settings)))
         return
     assert out is not None
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; give a folder")
     with (
         RichProgress() as progress,
         cluster.client(settings.cluster, workers=workers, scheduler=scheduler) as client,
@@ -269,7 +273,8 @@ def _truth_summary(truth: dict[str, Any]) -> str:
     rows = [("", "found", "truth")]
     rows.append(("sources", truth["n_found"] + truth["inpainted"], truth["n_truth"]))
     rows.append(("  hidden by the mask", truth["inpainted"], truth["masked_truth"]))
-    rows += [(name, f"{truth[name]:.1%}", "100%") for name in ("completeness", "purity")]
+    for name in ("completeness", "purity"):  # none if nothing could be found
+        rows.append((name, "-" if truth[name] is None else f"{truth[name]:.1%}", "100%"))
     rows += [(f"beta {k}", v, truth["beta_truth"][k]) for k, v in truth["beta"].items()]
     for name in ("slope", "contamination"):
         rows.append((name, truth[name], truth[f"{name}_truth"]))
@@ -408,6 +413,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = ["--debug", *(a for a in given if a != "--debug")] if debug else given
     before = warnings.showwarning
     warnings.showwarning = _show_warning
+    notes = _Notes(logging.WARNING)
+    logging.getLogger("gcdask").addHandler(notes)
     try:
         code = app(args=given, prog_name="gcdask", standalone_mode=False)
         sys.stdout.flush()
@@ -428,6 +435,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     finally:
         warnings.showwarning = before
+        logging.getLogger("gcdask").removeHandler(notes)
 
 
 def _explain(error: Exception) -> tuple[str, int]:
@@ -442,9 +450,12 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         remedy = {
-            "PermissionError": "give a path that you may read or write",
-            "FileNotFoundError": "check the path",
-        }.get(type(error).__name__, "free space or give another path")
+            errno.EACCES: "give a path that you may read or write",
+            errno.EPERM: "give a path that you may read or write",
+            errno.ENOENT: "check the path",
+            errno.ENOSPC: "free space or give another path",
+            errno.EDQUOT: "free space or give another path",
+        }.get(error.errno or 0, "give another path")
         return f"{where}{error.strerror}; {remedy}", 2
     if type(error).__name__ in ("KilledWorker", "MemoryError"):
         return (
@@ -457,6 +468,13 @@ def _explain(error: Exception) -> tuple[str, int]:
 
 def _say(text: str) -> None:
     print(" ".join(text.split()), file=sys.stderr, flush=True)
+
+
+class _Notes(logging.Handler):
+    """Shows what our own log warns of like a warning: in one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(f"warning: {record.getMessage()}")
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -97,6 +97,24 @@ def _roots(path: str) -> dict[str, str]:
     return {f"{p.name}/": str(p) for p in sorted(inside)}
 
 
+def _arrays(root: str) -> dict[str, Any]:
+    """All arrays of a group and of the groups in it, by name."""
+    import zarr
+
+    found: dict[str, Any] = {}
+    # each by its own metadata: those that a parent has consolidated may be older
+    group = zarr.open_group(root, mode="r", use_consolidated=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
+        members = dict(group.members())
+    for name, member in members.items():
+        if isinstance(member, zarr.Group):
+            found |= {f"{name}/{inner}": a for inner, a in _arrays(f"{root}/{name}").items()}
+        else:
+            found[name] = member
+    return found
+
+
 def _store(path: str) -> Rows:
     import zarr
 
@@ -105,12 +123,8 @@ def _store(path: str) -> Rows:
     arrays: dict[str, Any] = {}
     for prefix, root in _roots(path).items():
         store.open_group(root)  # says what is wrong with the store, if anything
-        # not the consolidated metadata: groups may have been added since
-        group = zarr.open_group(root, mode="r", use_consolidated=False)
-        with warnings.catch_warnings():  # about sub-groups that other metadata leave out
-            warnings.simplefilter("ignore")
-            members = sorted(group.members(max_depth=None))
-        arrays |= {prefix + n: a for n, a in members if len(getattr(a, "shape", ())) >= 2}
+        found = _arrays(root)
+        arrays |= {prefix + n: found[n] for n in sorted(found) if len(found[n].shape) >= 2}
     if not arrays:
         raise InputError(f"{path} is a zarr group without images; give a mosaic or maps")
     if "sci" in arrays and arrays["sci"].ndim == 3:
@@ -169,7 +183,14 @@ def _fits(path: str) -> Rows:
 # -- tables, lenses, runs ---------------------------------------------------------------------
 def _catalog(path: str) -> Rows:
     from gcdask import catalog
+    from gcdask.catalog import files, formats
 
+    if not path.startswith(files.BUILTIN) and not os.path.isdir(path):
+        raw = formats.open_table(path, hdu=None, block=files.BLOCK)
+        try:
+            formats.plan(raw, None, None, path)
+        except InputError:  # no coordinates: a table, but no catalogue
+            return _table(raw)
     frame = catalog.read(path)
     units = catalog.units(frame)
     rows = [("kind", "catalogue"), ("rows", f"{len(frame):,}")]
@@ -184,6 +205,14 @@ def _catalog(path: str) -> Rows:
         )
     for name, kind in frame.dtypes.items():
         unit = units.get(str(name))
+        rows.append((f"column {name}", f"{kind}{f', {unit}' if unit else ''}"))
+    return rows
+
+
+def _table(raw: Any) -> Rows:
+    rows = [("kind", "table (no sky coordinates)"), ("rows", f"{len(raw):,}")]
+    for name, kind in raw.empty.dtypes.items():
+        unit = raw.units.get(str(name))
         rows.append((f"column {name}", f"{kind}{f', {unit}' if unit else ''}"))
     return rows
 

@@ -127,7 +127,7 @@ class Bright(Section):
 class Luminous(Section):
     """Luminous peaks that remain in the first filtered image, removed before the second."""
 
-    nsigma: Positive = option(150.0, "mask peaks above this many sigma")
+    nsigma: Positive = option(100.0, "mask peaks above this many sigma")
     dilate: Natural = option(5, "radius of the disk around each masked pixel (px)")
 
 
@@ -144,9 +144,7 @@ class Star(Section):
 
     ra: Annotated[Number, Field(ge=0, le=360)] = Field(description="right ascension (deg)")
     dec: Annotated[Number, Field(ge=-90, le=90)] = Field(description="declination (deg)")
-    length: Positive | None = option(
-        None, "length of its spikes from the centre (arcsec); null = spikes.length"
-    )
+    length: Positive | None = option(None, "length of a spike (arcsec); null = 2 x spikes.length")
 
 
 class Spikes(Section):
@@ -452,9 +450,7 @@ class Profiles(Section):
     """Radial profiles about the centre in logarithmic annuli."""
 
     r_min: Positive = option(1.0, "inner edge of the first annulus (arcsec)")
-    r_max: Positive | None = option(
-        None, "outer edge of the last (arcsec); null = the farthest source"
-    )
+    r_max: Positive | None = option(None, "outer edge (arcsec); null = the farthest corner")
     n: Annotated[int, Field(strict=True, ge=2)] = option(24, "number of annuli")
     slope_range: Span = option((13.0, 60.0), "radii of the slope's fit (arcsec)")
     contamination: Contamination = option(Contamination(), "contaminating sources")

@@ -21,10 +21,13 @@ from gcdask.kernels import highpass as hp
 from gcdask.kernels.noise import interpolate_cells, robust_sigma
 
 FILTERS = ((0.5, 5.0), (1.0, 3.0))
+DETECTION = "detection"  # name of the noise after both high-pass steps
+STAR_FILTER = (4.0, 25.0)  # FWHM in px of the band-pass whose maxima may be stars
 STAR_BOX = 16  # px: a star is the brightest pixel of a smoothed image within this distance
 SPIKE_RADII = (12, 60)  # px: annulus in which spikes are looked for
 NOISE_BOX = 48  # px: half side of the square whose noise judges a candidate
 SPIKE_BIN = 1  # deg
+SPIKE_CONTRAST = 5  # sigma: candidates below it have no say in the angle
 SECTOR = 60  # deg between the spikes of JWST's hexagonal pupil
 
 
@@ -36,8 +39,13 @@ class SurveyPlan:
     ----------
     noise_cell, patch : int
         Side in px of a noise cell, and of the square at its centre that is measured.
-    filters, extended : pairs of FWHM in px
-        The two high-pass steps, and the band-pass that finds extended sources.
+    filters : two pairs of FWHM in px
+        The high-pass steps.
+    bandpass : tuple of pairs of FWHM in px
+        More filters whose noise is measured.
+    offset : (int, int)
+        Rows and columns by which the first noise cell begins before the field: cells start at
+        global pixel 0, so that a cut-out has the noise of its mosaic.
     star_nsigma : float or None
         Stars are looked for among maxima of the band-passed image above this many sigma of the
         first high-pass about them; None looks for none.
@@ -47,7 +55,8 @@ class SurveyPlan:
     noise_cell: int = 128
     patch: int = 64
     filters: tuple[tuple[float, float], tuple[float, float]] = FILTERS
-    extended: tuple[float, float] = (4.0, 25.0)
+    bandpass: tuple[tuple[float, float], ...] = ((4.0, 25.0),)
+    offset: tuple[int, int] = (0, 0)
     star_nsigma: float | None = 300.0
 
     @property
@@ -61,9 +70,28 @@ class SurveyPlan:
     @property
     def halo(self) -> int:
         """Pixels around a core that its survey looks at."""
-        reach = max(hp.halo(*self.filters), hp.halo(self.extended))
+        pairs = [*self.bandpass, *([STAR_FILTER] if self.star_nsigma else [])]
+        reach = max([hp.halo(*self.filters), *(hp.halo(pair) for pair in pairs)])
         stars = max(SPIKE_RADII[1], NOISE_BOX, STAR_BOX) + reach
         return max(reach + self.patch // 2, stars if self.star_nsigma else 0)
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Number of noise cells along y and x."""
+        ny, nx = (
+            -(-(n + o) // self.noise_cell) for n, o in zip(self.shape, self.offset, strict=True)
+        )
+        return ny, nx
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the noises: after the first high-pass, after both, of each band-pass."""
+        return [noise_name(self.filters[0]), DETECTION, *map(noise_name, self.bandpass)]
+
+
+def noise_name(pair: tuple[float, float]) -> str:
+    """Name of the noise of an image filtered with these FWHM (px)."""
+    return f"{pair[0]:g}-{pair[1]:g}"
 
 
 @dataclass(frozen=True)
@@ -75,13 +103,13 @@ class Survey:
     distance : 2-D float32
         Distance in px of each footprint cell's centre to the outside of the footprint (0 there).
     sigma : dict of 2-D float32
-        Robust noise per cell of ``first`` (after the first high-pass), ``detection`` (after
-        both) and ``extended``, in the units of the image.
+        Robust noise per cell, by `SurveyPlan.names`, in the units of the image; NaN if none of
+        the field's cells has enough data.
     stars : DataFrame or None
         ``x``, ``y``, ``snr`` of the band-passed maximum, ``contrast`` of the spikes in sigma.
     angle : float
-        Angle of the spikes in deg, counter-clockwise from +x, modulo 60; NaN without
-        candidates.
+        Angle of the spikes in deg, counter-clockwise from +x, modulo 60; NaN if no candidate
+        has spikes.
     area : float
         Share of the pixels that have data.
     """
@@ -94,12 +122,21 @@ class Survey:
     area: float
 
     def noise(self, name: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Noise ``name`` at global pixels: float32 of shape (len(y), len(x))."""
-        return interpolate_cells(self.sigma[name], self.plan.noise_cell, y, x)
+        """Noise ``name`` at rows ``y``, columns ``x`` of the field, shape (len(y), len(x))."""
+        oy, ox = self.plan.offset
+        return interpolate_cells(self.sigma[name], self.plan.noise_cell, y + oy, x + ox)
 
     def edge_distance(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Distance in px to the outside of the footprint: float32 of shape (len(y), len(x))."""
-        return interpolate_cells(self.distance, self.plan.footprint_cell, y, x)
+        """Distance in px from rows ``y``, columns ``x`` to the outside of the footprint.
+
+        Exact at the ends of the array, elsewhere good to a footprint cell.
+        """
+        coarse = interpolate_cells(self.distance, self.plan.footprint_cell, y, x)
+        ends = [
+            np.minimum(a + 0.5, n - 0.5 - a).astype(np.float32)
+            for a, n in zip((y, x), self.plan.shape, strict=True)
+        ]
+        return np.minimum(coarse, np.minimum(ends[0][:, None], ends[1]))
 
 
 def survey_window(tile: Tile, image: np.ndarray, plan: SurveyPlan) -> dict[str, Any]:
@@ -107,13 +144,15 @@ def survey_window(tile: Tile, image: np.ndarray, plan: SurveyPlan) -> dict[str, 
     good = np.isfinite(image)
     first = hp.highpass(image, good, plan.filters[0])
     detection = hp.highpass(first, good, plan.filters[1])
-    extended = hp.highpass(image, good, plan.extended)
+    wider = {pair: hp.highpass(image, good, pair) for pair in plan.bandpass}
     piece = {
         "footprint": _footprint(tile, good, plan.footprint_cell),
-        "noise": _noise(tile, plan, first, detection, extended),
+        "noise": noise_cells(tile, plan, first, detection, *wider.values()),
     }
     if plan.star_nsigma:
-        piece["stars"] = _stars(tile, first, extended, plan)
+        smooth = wider.get(STAR_FILTER)
+        smooth = hp.highpass(image, good, STAR_FILTER) if smooth is None else smooth
+        piece["stars"] = _stars(tile, first, smooth, plan)
     return piece
 
 
@@ -128,13 +167,7 @@ def combine(pieces: Sequence[dict[str, Any]], plan: SurveyPlan) -> Survey:
     # cell centres to the nearest outside centre; the border lies half a cell before that
     distance = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
     distance = np.maximum(distance - 0.5, 0) * cell
-    cells = np.concatenate([p["noise"] for p in pieces])
-    shape = [-(-n // plan.noise_cell) for n in plan.shape]
-    sigma = {}
-    for k, name in enumerate(("first", "detection", "extended")):
-        lattice = np.full(shape, np.nan, np.float32)
-        lattice[cells[:, 0].astype(int), cells[:, 1].astype(int)] = cells[:, 2 + k]
-        sigma[name] = _fill(lattice)
+    sigma = dict(zip(plan.names, lattices([p["noise"] for p in pieces], plan), strict=True))
     stars, angle = _spiked([p["stars"] for p in pieces]) if plan.star_nsigma else (None, np.nan)
     area = float(counts.sum() / (plan.shape[0] * plan.shape[1]))
     return Survey(plan, distance.astype(np.float32), sigma, stars, angle, area)
@@ -150,18 +183,21 @@ def _footprint(tile: Tile, good: np.ndarray, cell: int) -> tuple[int, int, np.nd
     return y0 // cell, x0 // cell, n
 
 
-def _noise(tile: Tile, plan: SurveyPlan, *images: np.ndarray) -> np.ndarray:
+def noise_cells(tile: Tile, plan: SurveyPlan, *images: np.ndarray) -> np.ndarray:
     """Rows (i, j, sigma of each image) of the noise cells whose centre the core owns.
 
-    A last cell that ends before its centre is measured at the field's end, so that a field
+    A cell whose centre is beyond the field is measured at the field's end, so that a field
     smaller than half a cell has a noise too.
     """
     half, cell = plan.patch // 2, plan.noise_cell
     y0, y1, x0, x1 = tile.core
     wy, _, wx, _ = tile.window
     centres = [
-        [(k, min(k * cell + cell // 2, n - 1)) for k in range(a // cell, -(-b // cell))]
-        for a, b, n in ((y0, y1, plan.shape[0]), (x0, x1, plan.shape[1]))
+        [
+            (k, min(max(k * cell + cell // 2 - o, 0), n - 1))
+            for k in range((a + o) // cell, -(-(b + o) // cell))
+        ]
+        for a, b, n, o in zip((y0, x0), (y1, x1), plan.shape, plan.offset, strict=True)
     ]
     rows = []
     for i, cy in ((i, c) for i, c in centres[0] if y0 <= c < y1):
@@ -172,24 +208,35 @@ def _noise(tile: Tile, plan: SurveyPlan, *images: np.ndarray) -> np.ndarray:
     return np.array(rows, float).reshape(-1, 2 + len(images))
 
 
-def _fill(lattice: np.ndarray) -> np.ndarray:
-    """Cells without an estimate take the nearest one's; 1 where there is none at all."""
-    bad = ~(np.isfinite(lattice) & (lattice > 0))
-    if bad.all():
-        return np.ones_like(lattice)
-    nearest = ndimage.distance_transform_edt(bad, return_distances=False, return_indices=True)
-    return lattice[tuple(nearest)]
+def lattices(pieces: Sequence[np.ndarray], plan: SurveyPlan) -> list[np.ndarray]:
+    """Noise of all cells, one array for each image, from the rows of `noise_cells` of all tiles.
+
+    Cells without an estimate take the nearest one's; NaN where there is none at all.
+    """
+    cells = np.concatenate(pieces)
+    i, j = cells[:, :2].astype(int).T
+    out = []
+    for column in cells[:, 2:].T:
+        lattice = np.full(plan.noise_shape, np.nan, np.float32)
+        lattice[i, j] = column
+        bad = ~(lattice > 0)
+        if bad.all():
+            out.append(np.full_like(lattice, np.nan))
+            continue
+        near = ndimage.distance_transform_edt(bad, return_distances=False, return_indices=True)
+        out.append(lattice[tuple(near)])
+    return out
 
 
 # -- stars ---------------------------------------------------------------------------------------
 def _stars(
-    tile: Tile, first: np.ndarray, extended: np.ndarray, plan: SurveyPlan
+    tile: Tile, first: np.ndarray, smooth: np.ndarray, plan: SurveyPlan
 ) -> dict[str, np.ndarray]:
     """Candidates in the core: band-passed maxima within 16 px, with their spike profiles.
 
     The noise is that around the candidate itself, so that no other tile's cut matters.
     """
-    value = np.where(np.isfinite(extended), extended, -np.inf).astype(np.float32)
+    value = np.where(np.isfinite(smooth), smooth, -np.inf).astype(np.float32)
     box = np.ones((2 * STAR_BOX + 1, 2 * STAR_BOX + 1), np.uint8)
     top = (value == cv2.dilate(value, box)) & (value > 0)
     ys, xs = tile.inner
@@ -250,10 +297,13 @@ def _spiked(tables: Sequence[dict[str, np.ndarray]]) -> tuple[pd.DataFrame, floa
     profile = profile - np.median(profile, axis=1, keepdims=True)
     scatter = 1.4826 * np.median(np.abs(profile), axis=1, keepdims=True)
     strength = profile / np.maximum(scatter, np.finfo(float).tiny)
-    votes = np.clip(strength, 0, 10).sum(axis=0)  # no single star decides
+    spiked = strength.max(axis=1) >= SPIKE_CONTRAST
+    if not spiked.any():
+        return pd.DataFrame({**columns, "contrast": strength.max(axis=1)}), float("nan")
+    votes = np.clip(strength[spiked], 0, 10).sum(axis=0)  # no single star decides
     k = int(np.argmax(votes + np.roll(votes, 1) + np.roll(votes, -1)))
     near = np.arange(-2, 3)
     weight = np.maximum(votes[(k + near) % votes.size], 0)
-    angle = (k + 0.5 + np.average(near, weights=weight if weight.any() else None)) * SPIKE_BIN
+    angle = (k + 0.5 + np.average(near, weights=weight)) * SPIKE_BIN
     contrast = np.max([np.roll(strength, s, axis=1)[:, k] for s in (-1, 0, 1)], axis=0)
     return pd.DataFrame({**columns, "contrast": contrast}), float(angle % SECTOR)

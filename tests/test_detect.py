@@ -402,15 +402,15 @@ def test_the_noise_map_is_the_same_bits_for_every_chunking(chunks, cell):
 def test_noise_cells_are_fixed_to_global_pixels():
     image = detect.detection_map(field(shape=(128, 128), origin=(64, 32))).compute()
     whole = detect.noise_map(image, cell=32).values
-    part = detect.noise_map(image[32:128, 32:96], cell=32).values  # drops whole cells
-    assert part[16:80, 16:48].tobytes() == whole[48:112, 48:80].tobytes()
-    v = image.values[32:64, 32:64]
+    part = detect.noise_map(image[23:128, 27:96], cell=32).values
+    assert part[25:89, 21:53].tobytes() == whole[48:112, 48:80].tobytes()
+    v = image.values[40:56, 40:56]  # the patch in the middle of the cell
     v = v[np.isfinite(v)]
     s = 1.4826 * np.median(np.abs(v - np.median(v)))
     v = v[np.abs(v - np.median(v)) <= 4 * s]
     s = 1.4826 * np.median(np.abs(v - np.median(v)))
     centre = whole[47:49, 47:49].mean()  # 15.5 px into the cell
-    np.testing.assert_allclose(centre, s, rtol=0.02)
+    np.testing.assert_allclose(centre, s, rtol=0.05)  # bilinear: a kink lies in between
 
 
 def test_a_map_without_noise_has_none():

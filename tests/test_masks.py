@@ -1,6 +1,7 @@
 """Masks: each cause sets its own bit, where it should on the sky, however the field is cut."""
 
 import pickle
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
@@ -118,8 +119,8 @@ def test_extended_sources_are_what_a_band_pass_sees():
     value, weight = np.where(good, image, 0).astype(float), good.astype(float)
     with np.errstate(invalid="ignore"):
         narrow, wide = (smooth(value, f) / smooth(weight, f) for f in rule.fwhm)
-    found = survey_of(image, OFF.survey_plan(SHAPE, extended=rule.fwhm))
-    excess = (narrow - wide) / found.noise("extended", np.arange(SHAPE[0]), np.arange(SHAPE[1]))
+    found = survey_of(image, replace(OFF, extended=rule).survey_plan(GRID))
+    excess = (narrow - wide) / found.noise("4-25", np.arange(SHAPE[0]), np.arange(SHAPE[1]))
     above = good & (excess > 25)
     assert np.abs(excess[good] - 25).min() > 1e-3  # none so close that rounding decides
     expected = ndimage.binary_dilation(above, disk(4, 4, 4, (9, 9)))
@@ -490,7 +491,7 @@ def test_tiles_have_the_bits_of_the_dask_road(everything, size):
     image = field() + bumps((120, 150, 900))
     expected = build_mask(mosaic(image), rules=everything).values
     plan = pickle.loads(pickle.dumps(masks.plan_mask(GRID, everything)))  # as a worker gets it
-    found = survey_of(image, everything.survey_plan(SHAPE), size)
+    found = survey_of(image, everything.survey_plan(GRID), size)
     got = np.zeros(SHAPE, np.uint16)
     for tile in tile_grid(SHAPE, size, everything.halo):
         bits = masks.mask_window(tile, image[tile.slices], plan, found)

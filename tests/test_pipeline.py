@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from conftest import no_compute
 
+import gcdask
 from gcdask import catalog, cluster, mosaic, pipeline, simulate
 from gcdask.config import load
 from gcdask.errors import InputError
@@ -23,6 +24,9 @@ OUTPUTS = [
     "kappa.fits", "manifest.json", "maps.zarr", "mask.fits", "profiles.ecsv", "report.html",
     "results.json", "run.json",
 ]  # fmt: skip
+
+
+QUIET = "output={fits: false, figures: false, report: false}"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,8 @@ def test_a_run_leaves_what_it_promises(done):
     for name in OUTPUTS:
         assert (done.out / name).exists(), name
     manifest = json.loads((done.out / "manifest.json").read_text())
-    assert set(OUTPUTS) - {"manifest.json"} <= set(manifest["outputs"])
+    assert set(OUTPUTS) - {"manifest.json", "figures"} <= set(manifest["outputs"])
+    assert sum(name.startswith("figures/") for name in manifest["outputs"]) == 9
     run = json.loads((done.out / "run.json").read_text())
     assert run["status"] == "done"
     assert run["config"]["detect"]["threshold"] == "auto"
@@ -111,33 +116,22 @@ def test_the_catalogue_is_that_of_its_maps(done):
     assert shares["edge"] == pytest.approx(float((mask.values & Flag.EDGE > 0).mean()))
 
 
-def test_the_notebook_road_gives_the_same_catalogue(done, mock):
+def test_the_notebook_road_gives_the_same_catalogue(mock, tmp_path):
     """Public lazy functions, chunked otherwise, find what the tiles found, bit for bit."""
-    from gcdask import build_mask, detect_peaks, detection_map
-    from gcdask.masks import MaskRules, band_sum, survey_image
-
-    opened = mosaic.open_mosaic(mock["mosaic"], chunks=700)
-    rules = pipeline.inputs.rules_of(configure(mock).mask)
-    image = band_sum(opened)
-    survey = survey_image(image, rules).compute(scheduler="threads")
-    grid = Grid.of(image)
-    level = grid.wrap(survey.noise("first", grid.y, grid.x) * rules.luminous.nsigma, "level", "")
-    noise = grid.wrap(survey.noise("detection", grid.y, grid.x), "noise", "")
-    assert isinstance(rules, MaskRules)
-    found = detection_map(
-        opened, build_mask(opened, rules=rules), luminous=level,
-        luminous_dilate=rules.luminous.dilate,
-    )  # fmt: skip
-    peaks = detect_peaks(found, done.results["threshold"]["level"], noise=noise, in_sigma=True)
-    peaks = peaks.compute(scheduler="threads").sort_values("id", ignore_index=True)
-    pd.testing.assert_frame_equal(peaks, table_of(done.out), check_dtype=False)
+    opened = gcdask.open_mosaic(mock["mosaic"], chunks=700)
+    mask = gcdask.build_mask(opened)
+    noise = gcdask.noise_map(gcdask.detection_map(opened))
+    image = gcdask.detection_map(opened, mask)
+    peaks = gcdask.detect_peaks(image, 6, noise=noise, in_sigma=True)
+    peaks = peaks.compute().sort_values("id", ignore_index=True)
+    config = configure(mock, "mask.luminous=null", "detect.threshold=3 sigma", QUIET)
+    tiles = table_of(pipeline.run(config, tmp_path / "out").out)
+    pd.testing.assert_frame_equal(peaks, tiles, check_dtype=False)
 
 
 @pytest.mark.parametrize("size", [512, 1536])
 def test_tiles_and_workers_do_not_matter(done, mock, tmp_path, size):
-    config = configure(
-        mock, f"tiles.size={size}", "output={fits: false, figures: false, report: false}"
-    )
+    config = configure(mock, f"tiles.size={size}", QUIET)
     with cluster.client(config.cluster, workers=2 if size == 512 else 0) as client:
         other = pipeline.run(config, tmp_path / "other", client=client)
     pd.testing.assert_frame_equal(table_of(other.out), table_of(done.out))
@@ -179,7 +173,7 @@ def test_a_second_run_does_no_tile_twice(done, mock, monkeypatch):
 
 
 def test_a_killed_run_goes_on_where_it_was(done, mock, tmp_path, monkeypatch):
-    config = configure(mock, "output={fits: false, figures: false, report: false}")
+    config = configure(mock, QUIET)
     made, work = [], detection.detect.chain
 
     def dies_in_the_third_tile(*args, **kwargs):
@@ -251,7 +245,7 @@ def test_a_number_as_threshold_is_in_map_units(done, mock, tmp_path):
     value = 3 * float(np.median(noise))
     config = configure(
         mock, f"detect.threshold={value}", "truth=null",
-        "output={fits: false, figures: false, report: false}",
+        QUIET,
     )  # fmt: skip
     result = pipeline.run(config, tmp_path / "out")
     table = table_of(result.out)
@@ -267,7 +261,7 @@ def test_sources_found_by_eye_join_flagged(done, mock, tmp_path):
     pd.DataFrame({"ra": ra, "dec": dec}).to_csv(tmp_path / "eye.csv", index=False)
     config = configure(
         mock, f"manual={tmp_path / 'eye.csv'}", "truth=null",
-        "output={fits: false, figures: false, report: false}",
+        QUIET,
     )  # fmt: skip
     result = pipeline.run(config, tmp_path / "out")
     table = table_of(result.out)

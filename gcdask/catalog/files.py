@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from gcdask.catalog.parquet import filesystem, read_dataset, write_dataset
 from gcdask.catalog.schema import as_dask
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+
+log = logging.getLogger(__name__)
 
 BUILTIN = "builtin:"
 FAISST2022 = "builtin:faisst2022"
@@ -174,7 +177,10 @@ def _from_raw(
     rows = partial(_rows, table=table, made=made, grid=grid, attrs=(stated, told))
     empty = rows((0, 0))
     if len(table.rows) == 1 and (table.in_memory or len(table) <= block):
-        frame = rows(table.rows[0])
+        try:
+            frame = rows(table.rows[0])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
         if not len(frame):
             raise InputError(
                 f"none of the {len(table)} rows of {name} has finite coordinates; "
@@ -194,5 +200,8 @@ def _rows(
 ) -> pd.DataFrame:
     raw = table.empty if span == (0, 0) else table.load(*span)
     frame = made(raw[list(made.source.values())], span[0], grid)
+    left_out = len(raw) - len(frame)
+    if left_out and len(frame):  # a table without any is refused instead
+        log.warning("%d of %d rows have no finite coordinates: left out", left_out, len(raw))
     frame.attrs = {"units": dict(attrs[0]), "descriptions": dict(attrs[1])}
     return frame

@@ -279,10 +279,6 @@ class Plan:
         known = np.isfinite(x) & np.isfinite(y)
         out["tile"] = np.where(known, tile_id(np.where(known, x, 0), np.where(known, y, 0)), -1)
         good = np.isfinite(out["ra"]) & np.isfinite(out["dec"]) & (np.abs(out["dec"]) <= 90)
-        if not good.all():
-            log.warning(
-                "%d of %d rows have no finite coordinates: left out", (~good).sum(), good.size
-            )
         extra = {name: taken[name] for name in taken if name not in SCHEMA}
         frame = pd.DataFrame({name: out[name] for name in SCHEMA} | extra)
         frame = frame.astype({name: c.dtype for name, c in SCHEMA.items()})
@@ -340,7 +336,8 @@ def _find_coordinates(present: list[str], name: str) -> tuple[str, str]:
             return plain[ra], plain[dec]
     raise InputError(
         f"{name} has no coordinates: looked for ra/dec, RAJ2000/DEJ2000, ALPHA_J2000/DELTA_J2000 "
-        f"and the like, found {_listed(present)}; use columns={{'ra': ..., 'dec': ...}}"
+        f"and the like, found {_listed(present)}; use columns={{'ra': ..., 'dec': ...}} "
+        "(catalog.columns in a configuration)"
     )
 
 
@@ -372,7 +369,9 @@ def _degrees(column: pd.Series, factor: float | None, name: str) -> np.ndarray:
     try:
         angle = Angle(list(text[full]), u.hourangle if name == "ra" else u.deg)
     except (ValueError, u.UnitsError) as error:
-        raise InputError(f"{name} is neither numbers nor sexagesimal text ({error})") from error
+        raise InputError(
+            f"{name} is neither numbers nor sexagesimal text ({error}); mend the table"
+        ) from error
     out[full] = angle.deg if full.any() else []
     return out
 

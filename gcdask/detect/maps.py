@@ -7,10 +7,10 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from scipy.ndimage import distance_transform_edt
 
 from gcdask.detect.inputs import (
     as_dask,
@@ -26,8 +26,9 @@ from gcdask.detect.window import FILTERS, Pair, chain, chain_halo
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
 from gcdask.kernels import highpass as hp
-from gcdask.kernels.noise import interpolate_cells, robust_sigma
-from gcdask.tiles import map_windows
+from gcdask.kernels.noise import interpolate_cells
+from gcdask.survey import SurveyPlan, lattices, noise_cells
+from gcdask.tiles import map_windows, windows
 
 META = np.empty((0, 0), np.float32)
 
@@ -136,45 +137,51 @@ def detection_map(
     return wrap(out, image, "detection")
 
 
-def noise_map(detection_map: xr.DataArray, cell: int = 128) -> xr.DataArray:
-    """Robust local noise of a map: sigma per global cell, bilinear between cell centres.
+def noise_map(
+    detection_map: xr.DataArray, cell: int = 128, *, patch: int | None = None
+) -> xr.DataArray:
+    """Robust local noise of a map: sigma in the middle of each cell, bilinear between them.
+
+    The noise of a detection map is measured best before sources are masked, where patches are
+    whole: ``noise_map(detection_map(mosaic))`` is, bit for bit, that of `gcdask run`.
 
     Parameters
     ----------
     detection_map : DataArray (y, x)
         NaN = masked.
-    cell : int
-        Side (px) of the square cells; they are fixed to global pixel 0, not to chunks. Cells
-        with fewer than 64 good pixels, or none that differ, take the nearest cell's value.
+    cell, patch : int
+        Side (px) of the cells of a lattice that starts at global pixel 0, and of the square in the
+        middle of each that is measured (by default half the cell).
+        Cells with fewer than 64 good pixels there take the nearest cell's value.
 
     Returns
     -------
     DataArray (y, x)
         Lazy, float32, named ``noise``, chunks and units of the map; NaN if no cell is good.
     """
-    if cell < 8:
-        raise InputError(f"cell = {cell} px is below 8; a cell needs 64 pixels, use e.g. 128")
+    patch = cell // 2 if patch is None else patch
+    if not 8 <= patch <= cell:
+        raise InputError(
+            f"cell = {cell} px with patch = {patch} px; a patch has 8 px or more and is no larger "
+            "than its cell: use e.g. cell=128, patch=64"
+        )
     image = with_dims(detection_map, ("y", "x"), "noise_map")
-    grid, data = Grid.of(image), as_dask(image)
-    pixels = [np.floor_divide(a, grid.step).astype(np.int64) for a in (grid.y, grid.x)]
-    first = [int(p[0]) // cell if p.size else 0 for p in pixels]
-    offset = tuple(int(p[0]) % cell if p.size else 0 for p in pixels)
-    aligned = tuple(_cell_chunks(c, o, cell) for c, o in zip(data.chunks, offset, strict=True))
-    counts = tuple(
-        tuple(-(-(n + (o if k == 0 else 0)) // cell) for k, n in enumerate(c))
-        for c, o in zip(aligned, offset, strict=True)
-    )
-    cells = da.map_blocks(
-        _cell_block, data.rechunk(aligned), cell, offset, chunks=counts, dtype=np.float32, meta=META
-    )
-    filled = cells.rechunk(-1).map_blocks(_fill, dtype=np.float32, meta=META)
+    data, grid = as_dask(image), Grid.of(image)
+    start = [int(o) // grid.step for o in grid.origin]
+    plan = SurveyPlan(
+        grid.shape, cell, patch, bandpass=(), offset=(start[0] % cell, start[1] % cell),
+        star_nsigma=None,
+    )  # fmt: skip
+    measure, collect = (dask.delayed(f, pure=True) for f in (noise_cells, lattices))
+    rows = [measure(tile, plan, block) for tile, (block,) in windows([data], patch // 2)]
+    cells = da.from_delayed(collect(rows, plan)[0], plan.noise_shape, meta=META)
     y, x = (
-        da.from_array(p - f * cell, chunks=c)
-        for p, f, c in zip(pixels, first, data.chunks, strict=True)
+        da.from_array(np.arange(n) + o, chunks=(c,))
+        for n, o, c in zip(grid.shape, plan.offset, data.chunks, strict=True)
     )
     out = da.blockwise(
-        _interpolate, "yx", y, "y", x, "x", filled, "ab", cell=cell,
-        concatenate=True, align_arrays=False, dtype=np.float32, meta=META,
+        _interpolate, "yx", y, "y", x, "x", cells, "ab", cell=cell,
+        concatenate=True, dtype=np.float32, meta=META,
     )  # fmt: skip
     return wrap(out, image, "noise")
 
@@ -189,37 +196,6 @@ def _chain_core(tile: Tile, window: np.ndarray, *rest: Any) -> np.ndarray:
     if level:
         options = options | {"luminous": level[0]}
     return chain(window, **options)[0][tile.inner]
-
-
-def _cell_chunks(chunks: tuple[int, ...], offset: int, cell: int) -> tuple[int, ...]:
-    """Chunks whose ends are ends of cells, as close below the given ones as can be."""
-    total = sum(chunks)
-    ends = (np.cumsum(chunks[:-1]) + offset) // cell * cell - offset
-    edges = np.unique([0, *ends[(ends > 0) & (ends < total)], total])
-    return tuple(int(n) for n in np.diff(edges)) or (0,)
-
-
-def _cell_block(
-    block: np.ndarray, cell: int, offset: tuple[int, int], block_id: tuple[int, int] = (0, 0)
-) -> np.ndarray:
-    """Sigma of each cell of a block; only the field's first cells can start before the block."""
-    edges = []
-    for n, o, k in zip(block.shape, offset, block_id, strict=True):
-        start = o if k == 0 else 0
-        edges.append(np.unique([0, *np.arange(cell - start, n, cell), n]))
-    ys, xs = edges
-    out = np.empty((max(len(ys) - 1, 0), max(len(xs) - 1, 0)), np.float32)
-    for i, j in np.ndindex(out.shape):
-        out[i, j] = robust_sigma(block[ys[i] : ys[i + 1], xs[j] : xs[j + 1]])
-    return out
-
-
-def _fill(cells: np.ndarray) -> np.ndarray:
-    bad = ~(cells > 0)
-    if bad.all() or not bad.any():
-        return np.where(bad, np.float32(np.nan), cells)
-    nearest = distance_transform_edt(bad, return_distances=False, return_indices=True)
-    return cells[tuple(nearest)]
 
 
 def _interpolate(y: np.ndarray, x: np.ndarray, cells: np.ndarray, cell: int) -> np.ndarray:

@@ -100,7 +100,8 @@ def _reference(path: Any, sections: list[Section]) -> tuple[float, float]:
             "write e.g. reference 3 342.18322 -44.530889"
         ) from None
     raise InputError(
-        f"{path} has no sky position (reference {mode}); pass center=(ra, dec) in degrees"
+        f"{path} has no sky position (reference {mode}); write `reference 3 RA DEC` in its section "
+        "runmode, or pass center=(ra, dec) in degrees"
     )
 
 

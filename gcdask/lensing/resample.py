@@ -62,7 +62,8 @@ def on_grid(
     if outside == "error" and covered < 1:
         raise InputError(
             f"the map {kappa.name or 'kappa'} covers only {100 * covered:.1f} % of the grid; "
-            'cut the mosaic to the map, or pass outside="nan"'
+            'cut the mosaic to the map, or give outside="nan" '
+            "(lens.outside in a configuration)"
         )
     data = as_dask(kappa)
     dtype = np.result_type(data.dtype, np.float32)

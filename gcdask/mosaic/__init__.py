@@ -10,17 +10,19 @@ from gcdask.mosaic.dataset import open_mosaic
 from gcdask.mosaic.ingestion import ingest
 from gcdask.mosaic.maps import open_map, open_plane, write_map, write_zarr_map
 from gcdask.mosaic.opening import Sources, open_sources
-from gcdask.mosaic.store import create_array, write_tile
+from gcdask.mosaic.store import create_array, map_attrs, set_complete, write_tile
 
 __all__ = [
     "SkyAccessor",
     "Sources",
     "create_array",
     "ingest",
+    "map_attrs",
     "open_map",
     "open_mosaic",
     "open_plane",
     "open_sources",
+    "set_complete",
     "write_map",
     "write_tile",
     "write_zarr_map",

@@ -56,11 +56,19 @@ class FitsSource(Source):
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""
         # `.section` reads the rows' pieces only; `.data` would map or decompress all of it
-        with open_fits(self.file) as hdus:
-            section = hdus[self.hdu].section
-            window = section[(0,) * self.leading + (slice(y0, y1), slice(x0, x1))]
-            with np.errstate(over="ignore"):
-                out = np.array(window, self.dtype)  # native byte order, and free of the file
+        try:
+            with open_fits(self.file) as hdus:
+                section = hdus[self.hdu].section
+                window = section[(0,) * self.leading + (slice(y0, y1), slice(x0, x1))]
+                with np.errstate(over="ignore"):
+                    out = np.array(window, self.dtype)  # native byte order, and free of the file
+        except MemoryError:
+            raise
+        except Exception as error:  # astropy's, cfitsio's, the file system's
+            raise InputError(
+                f"{self.file}: pixels [{y0}:{y1}, {x0}:{x1}] (y, x) cannot be read "
+                f"({_reason(error)}); fetch it again"
+            ) from error
         if not self.as_is and out.dtype.kind == "f":
             out[np.isinf(out)] = np.nan
         return out

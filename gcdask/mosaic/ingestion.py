@@ -28,7 +28,15 @@ from gcdask.errors import InputError
 from gcdask.mosaic import fitsio
 from gcdask.mosaic.opening import Paths, Sources, open_sources
 from gcdask.mosaic.source import Source
-from gcdask.mosaic.store import clear, consolidate, inner_chunk, is_store, write_coordinates
+from gcdask.mosaic.store import (
+    check_room,
+    clear,
+    consolidate,
+    count_shards,
+    inner_chunk,
+    is_store,
+    write_coordinates,
+)
 
 
 def ingest(
@@ -58,7 +66,7 @@ def ingest(
     chunks : int
         Side of the shards in pixels, a multiple of 256; inner chunks are 512 or 256.
     overwrite : bool
-        Replace an existing store.
+        Replace an existing store; a local one stays until the new one is complete.
     compressor : "zstd", "none" or zarr codecs
         Lossless compression of the pixels.
 
@@ -81,15 +89,38 @@ def ingest(
         raise InputError(f"{store} is input and output; give another output path")
     with _unpacked(store, bands, err, weight) as (images, errors, weights):
         sources = open_sources(images, err=errors, weight=weights, unit=unit, align=align)
-        clear(store, overwrite)
-        create_mosaic(store, sources, chunks, compressor=compressor)
-        try:
-            _fill(store, sources, chunks)
-        except InputError:
-            clear(store, True)
-            raise
-    finish_mosaic(store)
+        with _replacing(store, overwrite):
+            create_mosaic(store, sources, chunks, compressor=compressor)
+            try:
+                _fill(store, sources, chunks)
+            except InputError:
+                clear(store, True)
+                raise
+            finish_mosaic(store)
     return store
+
+
+@contextmanager
+def _replacing(store: str, overwrite: bool) -> Iterator[None]:
+    """Make room for a store; a local one that is replaced is put back if anything goes wrong."""
+    check_room(store, overwrite)
+    if "://" in store or not os.path.exists(store):
+        clear(store, overwrite)
+        yield
+        return
+    kept = f"{store.rstrip('/')}.old"
+    if os.path.exists(kept):
+        raise InputError(
+            f"{kept} is there, left by an ingest that was killed; remove it, or move it back"
+        )
+    os.rename(store, kept)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(store, ignore_errors=True)
+        os.rename(kept, store)
+        raise
+    shutil.rmtree(kept)
 
 
 def create_mosaic(
@@ -124,7 +155,9 @@ def create_mosaic(
 
 def finish_mosaic(store: str) -> None:
     """Mark a mosaic as complete: the last thing that is written."""
-    zarr.open_group(store, mode="r+", use_consolidated=False).attrs["complete"] = True
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    shards = {name: count_shards(store, name) for name in ("sci", "err") if name in group}
+    group.attrs.update({"complete": True, "shards": shards})
     consolidate(store)
 
 

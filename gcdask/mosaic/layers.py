@@ -76,8 +76,8 @@ def pixel_unit(image: fitsio.Image, given: str | None) -> str:
     if image.unit is None or not image.unit.strip().strip("'\" "):
         state = "no BUNIT" if image.unit is None else f"an empty BUNIT ({image.unit!r})"
         raise InputError(
-            f"{image.label} has {state}; give the unit of its pixels with unit=... (--unit), "
-            "e.g. 'MJy/sr'"
+            f"{image.label} has {state}; give the unit of its pixels with unit=... (--unit, or "
+            "mosaic.unit in a configuration), e.g. 'MJy/sr'"
         )
     return units.canonical(image.unit, image.label)
 

@@ -90,7 +90,7 @@ def write_zarr_map(
     overwrite : bool
         Replace an existing map of this name.
     compute : bool
-        False returns a `dask.delayed.Delayed` that writes.
+        False returns a `dask.delayed.Delayed` that writes; `store.consolidate` the group then.
 
     Returns
     -------
@@ -119,7 +119,11 @@ def write_zarr_map(
     target: Any = zarr.open_array(group, path=name, mode="r+")
     written = da.store(blocks, target, lock=False, compute=False)
     done = dask.delayed(_finish)(written, group, name)
-    return done.compute() if compute else done
+    if not compute:
+        return done
+    done.compute()
+    store.consolidate(group)  # here rather than in a task: tasks of one group would race
+    return group
 
 
 def open_map(
@@ -192,7 +196,7 @@ def open_plane(path: str | os.PathLike, name: str | None = None) -> tuple[Source
 
 def _stored_map(file: str, name: str | None) -> tuple[store.ZarrSource, Grid, dict[str, Any]]:
     group = store.open_group(file)
-    maps = [k for k in sorted(group.array_keys()) if len(group[k].shape) == 2]  # type: ignore[union-attr]
+    maps = [k for k in store.array_names(group) if len(group[k].shape) == 2]  # type: ignore[union-attr]
     if name is None and len(maps) == 1:
         name = maps[0]
     if name not in maps:
@@ -211,7 +215,6 @@ def _stored_map(file: str, name: str | None) -> tuple[store.ZarrSource, Grid, di
 def _finish(written: Any, path: str, name: str) -> str:
     """Mark a map as complete once all shards are written."""
     zarr.open_array(path, path=name, mode="r+").attrs["complete"] = True
-    store.consolidate(path)
     return path
 
 

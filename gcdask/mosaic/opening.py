@@ -177,12 +177,12 @@ def _misfit(band: str, layer: Layer, reference: str, first: Layer) -> str:
         return (
             f"band {band} ({layer.label}) has shape {layer.grid.shape}, but {reference} "
             f"{first.grid.shape} with the same WCS; crop or pad it, or give align='reproject' "
-            "(--align reproject)"
+            "(--align reproject, or mosaic.align in a configuration)"
         )
     return (
         f"band {band} ({layer.label}) is on another WCS than {reference}: "
-        f"{difference(first.grid, layer.grid)}; give align='reproject' (--align reproject) or "
-        "images on one pixel grid"
+        f"{difference(first.grid, layer.grid)}; give align='reproject' (--align reproject, or "
+        "mosaic.align in a configuration) or images on one pixel grid"
     )
 
 
@@ -191,13 +191,13 @@ def _from_store(
     path: str, unit: str | Mapping[str, str] | None, wanted: list[str] | None
 ) -> Sources:
     group = store.open_group(path)
-    arrays = sorted(group.array_keys())
+    arrays = store.array_names(group)
     if "sci" not in arrays or len(group["sci"].shape) != 3:  # type: ignore[union-attr]
         raise InputError(
             f"{path} holds {arrays}, no mosaic (sci with band, y, x); use open_map for a map, or "
             "gcdask.ingest to make a mosaic"
         )
-    there = _store_bands(group)
+    there = _store_bands(group, path)
     names = _select(there, wanted, path)
     grid = store.grid_of(group, "sci", path)
     given = unit.get(names[0]) if isinstance(unit, Mapping) else unit
@@ -211,17 +211,25 @@ def _from_store(
             return None
         return tuple(store.source_of(path, group, name, there.index(b), "float32") for b in names)
 
+    for name in ("sci", "err"):
+        store.check_shards(path, group, name)
     sci = layers("sci")
     assert sci is not None
     mask = store.source_of(path, group, "mask", None, "uint16") if "mask" in arrays else None
     return Sources(sci, layers("err"), names, grid, text, mask)
 
 
-def _store_bands(group: zarr.Group) -> tuple[str, ...]:
+def _store_bands(group: zarr.Group, path: str) -> tuple[str, ...]:
     count = group["sci"].shape[0]  # type: ignore[union-attr]
     if "band" not in group:
         return tuple(str(i) for i in range(count))
-    return tuple(str(name) for name in np.atleast_1d(np.asarray(group["band"][...])))  # type: ignore[index]
+    names = [str(name) for name in np.atleast_1d(np.asarray(group["band"][...]))]  # type: ignore[index]
+    if len(set(names)) < count or not all(names):
+        raise InputError(
+            f"{path}: the names of its {count} bands are {names}; the store is damaged, copy it "
+            "again or make it anew"
+        )
+    return tuple(names)
 
 
 # -- small things ---------------------------------------------------------------------------------

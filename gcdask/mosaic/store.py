@@ -52,9 +52,17 @@ class ZarrSource(Source):
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""
-        array: Any = zarr.open_array(self.store, path=self.name, mode="r")
         key = (slice(y0, y1), slice(x0, x1))
-        window = array[key] if self.band is None else array[(self.band, *key)]
+        try:
+            array: Any = zarr.open_array(self.store, path=self.name, mode="r")
+            window = array[key] if self.band is None else array[(self.band, *key)]
+        except MemoryError:
+            raise
+        except Exception as error:  # every store and codec has its own
+            raise InputError(
+                f"{self.path}: pixels [{y0}:{y1}, {x0}:{x1}] (y, x) cannot be read "
+                f"({reason(error)}); the store is damaged, copy it again or make it anew"
+            ) from error
         return np.asarray(window, self.dtype)
 
 
@@ -72,13 +80,58 @@ def open_group(store: str) -> zarr.Group:
         raise InputError(f"{store} does not exist; check the path")
     try:
         group = zarr.open_group(store, mode="r", use_consolidated=False)
+        array_names(group)  # reads the arrays' metadata
     except Exception as error:  # every kind of store has its own
-        raise InputError(f"{store} is not a zarr group; check the path") from error
+        raise InputError(
+            f"{store} is not a readable zarr group ({reason(error)}); check the path, or copy the "
+            "store again"
+        ) from error
     if group.attrs.get("complete", True) is False:
         raise InputError(
             f"{store} is incomplete: its writing was interrupted; write it again with overwrite"
         )
     return group
+
+
+def array_names(group: zarr.Group) -> list[str]:
+    """Names of the arrays of a group, sorted; other files beside them are passed over."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
+        return sorted(group.array_keys())
+
+
+def reason(error: Exception) -> str:
+    """First clause of another library's message."""
+    return " ".join(str(error).split())[:80] or type(error).__name__
+
+
+def count_shards(store: str, name: str) -> int | None:
+    """How many shards of an array are on disk and not empty; None for a remote store.
+
+    What has only the fill value is not written, so this is not how many there could be.
+    """
+    if "://" in store:
+        return None
+    files = (
+        os.path.join(folder, file)
+        for folder, _, names in os.walk(os.path.join(store, name, "c"))
+        for file in names
+    )
+    return sum(os.path.getsize(file) > 0 for file in files)
+
+
+def check_shards(store: str, group: zarr.Group, name: str) -> None:
+    """Raise `InputError` if shards are missing that were there when the store was completed.
+
+    Zarr reads a missing shard as one without data, so a copy that was cut off would pass.
+    """
+    written: Any = group.attrs.get("shards", {})
+    there, wanted = count_shards(store, name), written.get(name)
+    if wanted is not None and there is not None and there < wanted:
+        raise InputError(
+            f"{store}: {wanted - there} of {wanted} shards of {name} are missing; the store is "
+            "damaged, copy it again or make it anew"
+        )
 
 
 def source_of(store: str, group: zarr.Group, name: str, band: int | None, kind: str) -> ZarrSource:
@@ -96,10 +149,15 @@ def grid_of(group: zarr.Group, name: str, store: str) -> Grid:
     wcs = array.attrs.get("wcs", group.attrs.get("wcs"))
     if not wcs:
         raise InputError(f"{store}: {name} has no WCS (attribute wcs); write it with gcdask.ingest")
-    if not {"x", "y"} <= set(group.array_keys()):
+    if not {"x", "y"} <= set(array_names(group)):
         return Grid(tuple(array.shape[-2:]), str(wcs))
     y, x = (np.asarray(group[axis][:]) for axis in ("y", "x"))  # type: ignore[index]
     step = round(float(y[1] - y[0])) if y.size > 1 else 1
+    if step < 1 or any(np.any(np.diff(axis) != step) for axis in (y, x)):
+        raise InputError(
+            f"{store}: its coordinates y and x do not count pixels; the store is damaged, copy it "
+            "again or make it anew"
+        )
     return Grid((y.size, x.size), str(wcs), (y[0].item(), x[0].item()), step)
 
 
@@ -202,6 +260,16 @@ def consolidate(store: str) -> None:
         zarr.consolidate_metadata(store, zarr_format=3)
 
 
+def map_attrs(store: str, name: str) -> dict[str, Any]:
+    """Attributes of a map of a store."""
+    return dict(zarr.open_array(store, path=name, mode="r").attrs)
+
+
+def set_complete(store: str, name: str, complete: bool) -> None:
+    """Say whether a map of `create_array` is whole: `open_map` refuses it while it is not."""
+    zarr.open_array(store, path=name, mode="r+").attrs["complete"] = complete
+
+
 def inner_chunk(shard: int) -> int:
     """Side of the inner chunks of a shard."""
     return next((n for n in INNER if shard % n == 0), shard)
@@ -234,14 +302,21 @@ def write_coordinates(group: zarr.Group, store: str, grid: Grid) -> None:
 
 def clear(store: str, overwrite: bool) -> None:
     """Make room for a new store: nothing there, or a zarr store and leave to replace it."""
+    check_room(store, overwrite)
     if "://" in store:
         system, path = fsspec.url_to_fs(store)
         if system.exists(path):
-            if not overwrite:
-                raise InputError(
-                    f"{store} exists; give overwrite=True (--overwrite) or another path"
-                )
             system.rm(path, recursive=True)
+    elif os.path.exists(store):
+        shutil.rmtree(store)
+
+
+def check_room(store: str, overwrite: bool) -> None:
+    """Raise `InputError` where a new store may not be written; removes nothing."""
+    if "://" in store:
+        system, path = fsspec.url_to_fs(store)
+        if not overwrite and system.exists(path):
+            raise InputError(f"{store} exists; give overwrite=True (--overwrite) or another path")
         return
     if not os.path.exists(store):
         return
@@ -257,7 +332,6 @@ def clear(store: str, overwrite: bool) -> None:
     empty = os.path.isdir(store) and not os.listdir(store)
     if not empty and not os.path.exists(os.path.join(store, "zarr.json")):
         raise InputError(f"{store} is not a zarr store and will not be replaced; give another path")
-    shutil.rmtree(store)
 
 
 def _stamp(store: str, array: Any) -> str:

@@ -6,6 +6,6 @@
 """
 
 from gcdask.pipeline.plan import Plan, dry_run
-from gcdask.pipeline.run import RunResult, run
+from gcdask.pipeline.run import RunResult, check_folder, run
 
-__all__ = ["Plan", "RunResult", "dry_run", "run"]
+__all__ = ["Plan", "RunResult", "check_folder", "dry_run", "run"]

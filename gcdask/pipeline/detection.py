@@ -6,6 +6,8 @@ to the client is a small row of counts and the few pixels that neighbours have t
 
 from __future__ import annotations
 
+import os
+import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,17 @@ from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
 from gcdask.pipeline.runner import Runner
 from gcdask.pipeline.store import digest, input_state, read_json, write_json
-from gcdask.survey import Survey, SurveyPlan, survey_window
+from gcdask.survey import DETECTION, Survey, SurveyPlan, noise_name, survey_window
 from gcdask.survey import combine as combine_survey
 from gcdask.tiles import read_sum, real_ends, tile_grid, with_halo
 
 LEVELS_PER_OCTAVE = 32  # so that twice a level is a level too
 OCTAVES = 6
+#: Type, fill value and attributes of the maps that tiles write.
+MAPS: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "detection": ("float32", np.nan, {}),
+    "mask": ("uint16", 1, masks.FLAG_ATTRS),
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,10 @@ def make_job(
         units=sources.units,
         fingerprint="",
     )
+    # all images: the survey ties every tile to the whole field
+    images = ("mosaic.", "reference.")
     files = [input_state(p) for p in (*rules.regions, *rules.files)]
+    files += [input_state(p) for key, p in config.local_paths() if key.startswith(images)]
     identity = digest([content, __version__, repr(job.bands), repr(rules), files])
     return replace(job, fingerprint=identity)
 
@@ -124,7 +134,7 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
     """
     row_path = Path(job.folder) / "rows" / f"{tile.index[0]:05d}-{tile.index[1]:05d}.json"
     row = read_json(row_path)
-    if row is not None and row["fingerprint"] == job.fingerprint:
+    if row is not None and is_done(row, tile, job):
         return row
     image = read_sum(job.bands, tile)
     bits = masks.mask_window(tile, image, job.mask, survey)
@@ -134,10 +144,12 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
         image,
         bits,
         fwhm=job.filters,
-        luminous=luminous.nsigma * survey.noise("first", y, x) if luminous else None,
+        luminous=luminous.nsigma * survey.noise(noise_name(job.filters[0]), y, x)
+        if luminous
+        else None,
         luminous_dilate=luminous.dilate if luminous else 0,
     )
-    noise = survey.noise("detection", y, x)
+    noise = survey.noise(DETECTION, y, x)
     parts, pending, counts = {}, {}, {}
     for name, sign in (("positive", 1), ("negative", -1)):
         found, left = _peaks(detection, noise, tile, job, sign)
@@ -152,12 +164,35 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
         "fingerprint": job.fingerprint,
         "tile": list(tile.index),
         "parts": parts,
+        "shards": shards(tile, job),
         "pending": pending,
         "counts": counts,
         "pixels": masks.shares(core),
     }
     write_json(row_path, row)
     return read_json(row_path)  # what a resumed run would see, to the last digit
+
+
+def is_done(row: dict[str, Any], tile: Tile, job: FieldJob) -> bool:
+    """Whether a row is of this job and what it tells of is still there, whole."""
+    if row["fingerprint"] != job.fingerprint or row["shards"] != shards(tile, job):
+        return False
+    sizes = {f"{job.folder}/peaks/{p['name']}": p["bytes"] for p in row["parts"].values()}
+    return all(_size(path) == size for path, size in sizes.items())
+
+
+def shards(tile: Tile, job: FieldJob) -> dict[str, list[Any]]:
+    """Of each map: the identity that its array got when it was made, and its shard's size."""
+    i, j = tile.index
+    return {
+        name: [mosaic.map_attrs(job.maps, name)["made"], _size(f"{job.maps}/{name}/c/{i}/{j}")]
+        for name in MAPS
+    }
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file; None if there is none (a shard that holds only its fill value)."""
+    return os.path.getsize(path) if os.path.exists(path) else None
 
 
 def _peaks(
@@ -198,7 +233,7 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
     """
     shape, size = job.grid.shape, config.tiles.size
     plan = job.mask.rules.survey_plan(
-        shape, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
+        job.grid, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
     )
     pieces = runner.map(f"survey {name}", survey_tile, tile_grid(shape, size, plan.halo), job, plan)
     survey = combine_survey(pieces, plan)
@@ -208,23 +243,25 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
     folder = Path(job.folder)
     for sub in ("rows", "peaks"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
-    attrs = {"mask": masks.FLAG_ATTRS, "detection": {}}
-    for variable, dtype, fill in (("detection", "float32", np.nan), ("mask", "uint16", 1)):
+    for variable, (dtype, fill, attrs) in MAPS.items():
+        units = job.units if variable == "detection" else ""
+        made = {**attrs, "made": uuid.uuid4().hex}
         mosaic.create_array(
-            job.maps, variable, job.grid, dtype, job.units if variable == "detection" else "",
-            shard=size, fill=fill, attrs=attrs[variable], resume=True,
-        )  # fmt: skip
+            job.maps, variable, job.grid, dtype, units, size, fill, attrs=made, resume=True
+        )
+        mosaic.set_complete(job.maps, variable, False)
     _write_noise(job, survey)
     rows = runner.map(f"detect {name}", process_tile, tile_grid(shape, size, job.halo), job, survey)
+    for variable in MAPS:
+        mosaic.set_complete(job.maps, variable, True)
     return _settle(job, survey, rows)
 
 
 def _write_noise(job: FieldJob, survey: Survey) -> None:
-    """Keep the survey's noise as maps of one value per cell, in the group ``noise``."""
+    """Keep the noise of the detection map, one value per cell, in the group ``noise``."""
     grid = job.grid.coarsen(survey.plan.noise_cell)
-    for name in ("first", "detection"):
-        values = grid.wrap(survey.sigma[name], name, job.units)
-        mosaic.write_zarr_map(values, f"{job.maps}/noise", name, shard=256, overwrite=True)
+    values = grid.wrap(survey.sigma[DETECTION], DETECTION, job.units)
+    mosaic.write_zarr_map(values, f"{job.maps}/noise", DETECTION, shard=256, overwrite=True)
 
 
 def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detected:
@@ -236,11 +273,21 @@ def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detect
         counts[sign] = _counts(settled, job) + np.sum([row["counts"][sign] for row in rows], axis=0)
         if sign == "positive":
             name = catalog.part_name("settled")
+            settled.attrs["units"] = {**settled.attrs.get("units", {}), "peak": job.units}
             parts.append(catalog.write_part(settled, f"{job.folder}/peaks", name))
     catalog.write_manifest(f"{job.folder}/peaks", parts)
+    _remove_others(Path(job.folder) / "peaks", parts, rows)
     total = {k: sum(row["pixels"][k] for row in rows) for k in rows[0]["pixels"]}
     n = total.pop("pixels")
     return Detected(job, survey, parts, {k: v / n for k, v in total.items()}, counts)
+
+
+def _remove_others(folder: Path, parts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """Remove parts of earlier attempts, which nothing refers to."""
+    known = {p["name"] for p in parts} | {p["name"] for r in rows for p in r["parts"].values()}
+    for path in folder.glob("part-*.parquet"):
+        if path.name not in known:
+            path.unlink()
 
 
 def choose_threshold(found: Detected, config: Config) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from gcdask import catalog, mosaic, plots, reduce, report
@@ -15,6 +16,7 @@ from gcdask.masks import Flag
 from gcdask.pipeline.science import Scene
 
 MAX_SIDE = 1500  # px of a map in a figure
+MAX_DOTS = 200_000  # sources drawn one by one
 ZOOM = 400  # px of a cut-out of the detection map
 
 
@@ -27,6 +29,16 @@ def small(image: xr.DataArray) -> xr.DataArray:
         return image.isel(y=slice(None, None, factor), x=slice(None, None, factor)).compute()
     means = image.coarsen(y=factor, x=factor, boundary="trim").mean().compute()
     return means.assign_attrs(image.attrs)
+
+
+def dots(table: Any) -> pd.DataFrame:
+    """Positions of a catalogue's sources in memory, thinned evenly by ``id`` if there are many."""
+    n = len(table)
+    if n > MAX_DOTS:
+        keep = MAX_DOTS / n
+        # a multiplicative hash of the pixel: as good as random, and the same for all chunkings
+        table = table[(table["id"] * 2654435761) % (1 << 32) < keep * (1 << 32)]
+    return table[["ra", "dec"]].compute()
 
 
 def draw(
@@ -44,10 +56,10 @@ def _all(
     scene: Scene, maps: Path, folder: Path, found: dict[str, Any], measured: dict[str, Any]
 ) -> Iterator[tuple[Path, str, str]]:
     kpc, center = scene.field.kpc_per_arcsec, scene.field.center
-    detected = scene.detected[["ra", "dec"]].compute()
+    detected = dots(scene.detected)
     drawn = None
     if "inpainted" in found:
-        drawn = catalog.read(maps.parent / "inpainted.parquet")[["ra", "dec"]].compute()
+        drawn = dots(catalog.read(maps.parent / "inpainted.parquet"))
     if scene.mask is not None:
         yield from _detection_figures(scene, maps, folder, found, detected)
     frames = [scene.grid, *([Grid.of(scene.reference[1])] if scene.reference else [])]
@@ -157,9 +169,7 @@ def _mask_figures(
     fields: list[tuple[str, Any, Any, Any, str]] = [("mask", scene.mask, detected, drawn, "Mask")]
     if scene.reference is not None:
         table, mask = scene.reference
-        fields.append(
-            ("reference", mask, table[["ra", "dec"]].compute(), None, "Mask of the second field")
-        )
+        fields.append(("reference", mask, dots(table), None, "Mask of the second field"))
     for name, mask, found, filled, title in fields:
         yield (
             plots.mask_map(

@@ -59,9 +59,14 @@ def open_inputs(config: Config) -> Inputs:
     if config.manual is not None:
         catalog.read(config.manual, grid=grid)  # refused now rather than after the detection
         manual = config.manual
-    kappa = lens_on(config, field) if config.lens is not None else None
-    if kappa is not None:
-        kappa(grid.coarsen(max(min(grid.shape) // 64, 1)))  # does it cover the field?
+    kappa = None
+    if config.lens is not None:
+        try:
+            kappa = lens_on(config, field)
+            kappa(grid.coarsen(max(min(grid.shape) // 64, 1)))  # does it cover the field?
+        except InputError as error:
+            path, text = config.lens.path, str(error)
+            raise InputError(text if path in text else f"lens.path: {path}: {text}") from error
     truth = open_truth(config.truth) if config.truth is not None else None
     return Inputs(field, grid, sources, reference, table, manual, kappa, truth)
 
@@ -71,10 +76,21 @@ def open_truth(path: str) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"truth: {path} is not a Parquet table ({error})") from error
+        raise InputError(
+            f"truth: {path} is not a Parquet table ({error}); give that of `gcdask simulate`"
+        ) from error
     missing = [c for c in ("module", "class", "ra", "dec", "x", "y", "peak") if c not in table]
     if missing:
         raise InputError(f"truth: {path} has no column {missing[0]}; give that of a simulated mock")
+    words = [c for c in ("ra", "dec", "x", "y", "peak") if table[c].dtype.kind not in "iuf"]
+    if words:
+        raise InputError(
+            f"truth: column {words[0]} of {path} is no number; give the table of a simulated mock"
+        )
+    if not (table["module"] == 1).any():
+        raise InputError(
+            f"truth: {path} has no sources in module 1; give the table of the mosaic's own mock"
+        )
     return table
 
 
@@ -100,7 +116,7 @@ def _check_same_bands(sources: mosaic.Sources, reference: mosaic.Sources) -> Non
         raise InputError(
             f"reference: bands {list(reference.bands)} in {reference.units} are not those of the "
             f"mosaic ({list(sources.bands)} in {sources.units}); one threshold holds for both, so "
-            "use the same bands and unit"
+            "use the same bands and unit (reference.use, reference.unit)"
         )
 
 
@@ -171,5 +187,10 @@ def lens_on(config: Config, field: Field) -> Callable[[Grid], xr.DataArray]:
     else:
         assert section.path_y is not None
         stored = lensing.open_deflection(section.path, section.path_y, **redshifts)
+    if "z_source" not in stored.attrs:
+        raise InputError(
+            f"lens.path: {section.path} does not say for which source redshift it holds; give "
+            "lens.z_source"
+        )
     kappa = lensing.rescale(stored, field.z_source, field=field)
     return lambda grid: lensing.on_grid(kappa, grid, outside=section.outside)

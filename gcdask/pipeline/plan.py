@@ -73,7 +73,7 @@ def _detection(
     shape, size = job.grid.shape, config.tiles.size
     tiles = tile_grid(shape, size, job.halo)
     plan = job.mask.rules.survey_plan(
-        shape, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
+        job.grid, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
     )
     halo = max(job.halo, plan.halo)
     window = int(np.prod([min(size + 2 * halo, n) for n in shape]))

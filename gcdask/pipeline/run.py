@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
+import numpy as np
 import xarray as xr
 from distributed import Client
 
@@ -22,6 +23,7 @@ from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.masks import star_table
 from gcdask.pipeline import detection, figures, results, science, store
+from gcdask.pipeline.detection import FieldJob
 from gcdask.pipeline.inputs import Inputs, mosaic_options, open_inputs, rules_of
 from gcdask.pipeline.runner import Progress, Runner, silent
 from gcdask.pipeline.science import Scene
@@ -81,17 +83,27 @@ def run(
     InputError
         For anything wrong with the input, in one line; nothing valid is lost.
     """
-    out = Path(out)
+    out = Path(out).absolute()  # workers may have another working directory
     inputs = open_inputs(config)
+    jobs = _jobs(config, inputs, out)  # mask files are refused before the folder is touched
     identity = identify(config)
     record = {
         "config": identity["config"],
         "inputs": identity["inputs"],
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
     }
-    store.claim(out, identity["fingerprint"], record, force=force)
+    store.claim(out, identity["fingerprint"], record, config.local_paths(), force=force)
     runner = Runner(client, progress)
-    found, scene = _sources(config, inputs, out, runner)
+    with runner.current():
+        runner.check_folder(out / store.RUN)
+        return _run(config, inputs, jobs, out, runner)
+
+
+def _run(
+    config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
+) -> RunResult:
+    """Run the stages, in a folder that is claimed."""
+    found, scene = _sources(config, inputs, jobs, out, runner)
     measured = _measure(scene, inputs, out, runner)
     numbers = _numbers(scene, found, measured)
     store.write_json(out / "results.json", numbers)
@@ -107,15 +119,21 @@ def run(
     return RunResult(out, numbers, page)
 
 
+def check_folder(config: Config, out: str | Path, *, force: bool = False) -> None:
+    """Raise `InputError` if `run` would refuse the output folder; writes nothing."""
+    fingerprint = identify(config)["fingerprint"]
+    store.check(Path(out), fingerprint, config.local_paths(), force=force)
+
+
 # -- sources -------------------------------------------------------------------------------------
 def _sources(
-    config: Config, inputs: Inputs, out: Path, runner: Runner
+    config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
 ) -> tuple[dict[str, Any], Scene]:
     """Detect (or take the catalogue) and inpaint; the scene that is left to be measured."""
     found: dict[str, Any] = {}
     mask = reference = light = None
     if inputs.sources is not None:
-        found = _detect(config, inputs, out, runner)
+        found = _detect(config, inputs, jobs, out, runner)
         mask = mosaic.open_map(out / "maps.zarr" / MAIN, "mask")
         light = _light(config)
         if "reference" in found:
@@ -131,12 +149,9 @@ def _sources(
             catalog.write(table, out / "catalog.parquet", overwrite=True, grid=inputs.grid)
     detected = catalog.read(out / "catalog.parquet")
     found["n_detected"] = len(detected)
-    if found["n_detected"] == 0:
-        raise InputError(
-            "the catalogue is empty: no source above the level "
-            f"{found.get('threshold', {}).get('level', '')}; lower detect.threshold or check the "
-            f"masks (maps are in {out / 'maps.zarr'})"
-        )
+    away = config.catalog is not None and _count_on(detected, inputs.grid) == 0
+    if found["n_detected"] == 0 or away:
+        raise InputError(_nothing_found(config, found, out))
     everything = detected
     if mask is not None and config.inpaint.iterations > 0:
         drawn = _inpaint(config, detected, mask, out, runner, found)
@@ -145,20 +160,52 @@ def _sources(
     return found, scene
 
 
-def _detect(config: Config, inputs: Inputs, out: Path, runner: Runner) -> dict[str, Any]:
-    assert inputs.sources is not None
-    fields = {MAIN: (inputs.sources, config.mask, "catalog.parquet")}
+def _count_on(table: Any, grid: Grid) -> int:
+    """How many sources lie on a grid."""
+    x, y = catalog.pixel_positions(table[["ra", "dec"]].compute(), grid)
+    i, j = (y - grid.origin[0]) / grid.step, (x - grid.origin[1]) / grid.step
+    inside = (np.abs(2 * i + 1 - grid.shape[0]) <= grid.shape[0]) & (
+        np.abs(2 * j + 1 - grid.shape[1]) <= grid.shape[1]
+    )
+    return int(np.count_nonzero(inside))
+
+
+def _nothing_found(config: Config, found: dict[str, Any], out: Path) -> str:
+    """What to say of an empty catalogue."""
+    if config.catalog is not None:
+        c, center = config.catalog, config.catalog.center or config.field.center
+        return (
+            f"catalog.path: {c.path} has no source on the maps ({c.size:g} arcsec about "
+            f"{list(center)}{f', within {c.radius:g} arcsec' if c.radius else ''}); correct "
+            "catalog.center, catalog.size, catalog.radius or the catalogue"
+        )
+    level, unit = (found["threshold"][k] for k in ("level", "unit"))
+    return (
+        f"the catalogue is empty: no source above the level {level:g} {unit}; lower "
+        f"detect.threshold or check the masks (maps are in {out / 'maps.zarr'})"
+    )
+
+
+def _jobs(config: Config, inputs: Inputs, out: Path) -> dict[str, FieldJob]:
+    """What has to be detected: the mosaic, and the second field if there is one."""
+    fields: dict[str, tuple[mosaic.Sources, Any]] = {}
+    if inputs.sources is not None:
+        fields[MAIN] = (inputs.sources, config.mask)
     if inputs.reference is not None:
         assert config.reference is not None
-        fields[REFERENCE] = (
-            inputs.reference, config.reference.mask or config.mask, "reference.parquet"
-        )  # fmt: skip
-    jobs = {
+        fields[REFERENCE] = (inputs.reference, config.reference.mask or config.mask)
+    return {
         name: detection.make_job(
             config, sources, rules_of(section), out / store.WORK / name, out / "maps.zarr" / name
         )
-        for name, (sources, section, _) in fields.items()
+        for name, (sources, section) in fields.items()
     }
+
+
+def _detect(
+    config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
+) -> dict[str, Any]:
+    files = {MAIN: "catalog.parquet", REFERENCE: "reference.parquet"}
     found: dict[str, Any] = {}
     for name, job in jobs.items():
         label = config.name if name == MAIN else getattr(config.reference, "name", name)
@@ -169,7 +216,7 @@ def _detect(config: Config, inputs: Inputs, out: Path, runner: Runner) -> dict[s
         if name == MAIN and inputs.manual is not None:
             table = catalog.add_manual(table, inputs.manual, inputs.grid)
         with runner.stage(f"catalogue {label}"):
-            catalog.write(table, out / fields[name][2], overwrite=True, grid=job.grid)
+            catalog.write(table, out / files[name], overwrite=True, grid=job.grid)
         found[name] = field
     return found
 
@@ -223,6 +270,7 @@ def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[st
         for name, m in maps.items()
     ]
     runner.compute("maps", writes)
+    mosaic.store.consolidate(str(folder))
     stored = {name: mosaic.open_map(folder, name) for name in maps}
     kappa, rho = stored.pop("kappa", None), stored["density"]
     lazy: dict[str, Any] = {
@@ -232,10 +280,13 @@ def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[st
     if kappa is not None:
         assert inputs.kappa is not None
         blocks = runner.compute("tracers", science.tracer_blocks(kappa, scene.where))
-        d = scene.config.density
-        smooth = density.density_map(
-            science.tracers(blocks), scene.coarse, d.alpha, d.softening, weights="weight"
-        )
+        points, d = science.tracers(blocks), scene.config.density
+        if not len(points):
+            raise InputError(
+                "the lens model has no positive convergence where the field is compared; check "
+                "lens.path, field.center and compare.radius"
+            )
+        smooth = density.density_map(points, scene.coarse, d.alpha, d.softening, weights="weight")
         lazy |= science.comparison(scene, kappa, rho, smooth)
         lazy["mass"] = science.masses(scene, inputs.kappa)
     measured = runner.compute("compare", lazy)

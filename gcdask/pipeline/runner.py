@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dask
 import xarray as xr
 from distributed import Client, as_completed
+
+from gcdask.errors import InputError
+
+WORKER_TIMEOUT = 30  # s
 
 Progress = Callable[[str, int, int], None]
 
@@ -26,6 +32,40 @@ class Runner:
     client: Client | None = None
     progress: Progress = silent
     timings: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the client the one that dask collections are computed by.
+
+        Raises
+        ------
+        InputError
+            If its scheduler has no workers, nor gets one within half a minute.
+        """
+        if self.client is None:
+            yield
+            return
+        try:
+            self.client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
+        except TimeoutError as error:
+            raise InputError(
+                f"the scheduler {self.client.scheduler.address} has no workers after "  # type: ignore[union-attr]
+                f"{WORKER_TIMEOUT} s; start some (dask worker ADDRESS)"
+            ) from error
+        with self.client.as_current():
+            yield
+
+    def check_folder(self, file: Path) -> None:
+        """Raise `InputError` if a worker does not see a file that was just written."""
+        if self.client is None:
+            return
+        seen = self.client.run(os.path.exists, str(file))
+        blind = [address for address, there in seen.items() if not there]
+        if blind:
+            raise InputError(
+                f"worker {blind[0]} does not see the output folder {file.parent}; give --out on a "
+                "file system that all workers share"
+            )
 
     def map(self, stage: str, func: Callable[..., Any], items: Sequence[Any], *args: Any) -> list:
         """``func(item, *args)`` of every item, in the order of ``items``.
@@ -71,8 +111,7 @@ class Runner:
                 return leaf
 
             _walk(tree, collect)
-            scheduler = "threads" if self.client is None else self.client
-            done = iter(dask.compute(*leaves, scheduler=scheduler))
+            done = iter(dask.compute(*leaves))  # by the current client, or the configured scheduler
             return _walk(tree, lambda _: next(done))
 
     @contextlib.contextmanager

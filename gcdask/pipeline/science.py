@@ -1,7 +1,7 @@
 """From catalogue and lens to numbers: inpainting, density, comparison, profiles, masses.
 
-Every function here builds lazy results for one `Scene`; `measure` computes them in a few steps and
-keeps them as small in-memory Datasets.
+Every function here builds lazy results for one `Scene`; `gcdask.pipeline.run` computes them in a
+few steps and keeps them as small in-memory Datasets.
 """
 
 from __future__ import annotations
@@ -71,22 +71,19 @@ def density_maps(scene: Scene) -> dict[str, xr.DataArray]:
 
 
 def tracer_blocks(kappa: xr.DataArray, where: xr.DataArray | None) -> xr.DataArray:
-    """Lazy means of kappa over blocks of the pixels that are compared, at most 40 000 blocks."""
-    grid = Grid.of(kappa)
+    """Lazy sums of kappa over blocks of the cells that are compared, at most 40 000 blocks."""
     factor = max(int(np.ceil(np.sqrt(kappa.size / FLOOR_POINTS))), 1)
-    if where is not None:
-        kappa = kappa.where(reduce.usable(where, kappa))
-    blocks = kappa.coarsen(y=factor, x=factor, boundary="pad").mean()
-    return grid.coarsen(factor).wrap(blocks.data, "kappa", "")
+    used = kappa.where(reduce.usable(where, kappa)).fillna(0)
+    blocks = used.coarsen(y=factor, x=factor, boundary="pad").sum()
+    return Grid.of(kappa).coarsen(factor).wrap(blocks.data, "kappa", "")
 
 
 def tracers(blocks: xr.DataArray) -> pd.DataFrame:
     """Noise-free tracers of a convergence map: one point for each block, weighted with kappa."""
     grid = Grid.of(blocks)
     ra, dec = grid.sky(*grid.mesh())
-    weight = np.asarray(blocks)
-    table = pd.DataFrame({"ra": ra.ravel(), "dec": dec.ravel(), "weight": weight.ravel()})
-    return table[np.isfinite(table["weight"]) & (table["weight"] > 0)]
+    table = pd.DataFrame({"ra": ra.ravel(), "dec": dec.ravel(), "weight": np.ravel(blocks)})
+    return table[table["weight"] > 0]
 
 
 def comparison(

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,80 +64,145 @@ def digest(content: Any) -> str:
 
 
 def input_state(path: str | Path) -> dict[str, Any]:
-    """Size and time of an input file, or of the metadata of a folder (zarr, Parquet)."""
+    """Size and time of an input file, or of every file of a folder (zarr, Parquet)."""
     p = Path(path)
     if not p.exists():
         return {"path": str(path)}
     if p.is_dir():
-        marks = [q for q in sorted(p.rglob("*.json")) if q.is_file()]
-        stats = [(q.name, q.stat().st_size, q.stat().st_mtime_ns) for q in marks]
-        return {"path": str(path), "metadata": digest(stats)}
-    stat = p.stat()
-    return {"path": str(path), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        files = sorted(q for q in p.rglob("*") if q.is_file())
+        stats = [(str(q.relative_to(p)), *_state(q)) for q in files]
+        return {"path": str(path), "files": len(files), "content": digest(stats)}
+    size, time_ns = _state(p)
+    return {"path": str(path), "bytes": size, "mtime_ns": time_ns}
 
 
-def claim(out: Path, fingerprint: str, record: dict[str, Any], *, force: bool) -> bool:
+def _state(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def check(
+    out: Path, fingerprint: str, inputs: Iterable[tuple[str, str]] = (), *, force: bool
+) -> bool:
+    """Whether ``out`` holds a run already, of this ``fingerprint`` or to be replaced by ``force``.
+
+    ``inputs`` are the ``(key, path)`` of the run's input files, which must lie elsewhere (or in a
+    folder `INPUT` of ``out``): a run writes over what it wrote before.
+
+    Raises
+    ------
+    InputError
+        If ``out`` holds something else, a run of another configuration (and not ``force``), or
+        the run's own input.
+    """
+    for key, path in inputs:
+        given, own = Path(path).resolve(), out.resolve()
+        if given.is_relative_to(own) and not given.is_relative_to(own / INPUT):
+            raise InputError(
+                f"{key}: {path} lies in the output folder {out}, where it would be overwritten; "
+                "choose another --out"
+            )
+    try:
+        if not out.exists():
+            return False
+        if not out.is_dir():
+            raise InputError(f"output folder {out} is a file; choose another --out")
+        content = [p for p in out.iterdir() if p.name != INPUT and not p.name.startswith(".")]
+        owner = read_json(out / RUN)
+    except OSError as error:
+        raise unwritable(out, error) from error
+    if owner is None and content:
+        raise InputError(
+            f"output folder {out} is not empty and holds no gcdask run "
+            f"(found {content[0].name}); choose another --out"
+        )
+    if owner is not None and owner.get("fingerprint") != fingerprint and not force:
+        raise InputError(
+            f"output folder {out} holds a run of another configuration or input "
+            f"(fingerprint {owner.get('fingerprint')}, this one {fingerprint}); "
+            "choose another --out, or --force to start anew"
+        )
+    return owner is not None
+
+
+def claim(
+    out: Path,
+    fingerprint: str,
+    record: dict[str, Any],
+    inputs: Iterable[tuple[str, str]] = (),
+    *,
+    force: bool,
+) -> bool:
     """Make ``out`` this run's folder; True if it continues or repeats the same run.
 
     Raises
     ------
     InputError
-        If ``out`` holds something else, or a run of another configuration (and not ``force``),
-        or cannot be written.
+        As `check`, or if ``out`` cannot be written.
     """
-    if out.is_file():
-        raise InputError(f"output folder {out} is a file; choose another --out")
+    again = check(out, fingerprint, inputs, force=force)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        content = [p for p in out.iterdir() if p.name != INPUT and not p.name.startswith(".")]
-        owner = read_json(out / RUN)
-        same = owner is not None and owner.get("fingerprint") == fingerprint
-        if content and owner is None:
-            raise InputError(
-                f"output folder {out} is not empty and holds no gcdask run "
-                f"(found {content[0].name}); choose another --out"
-            )
-        if owner is not None and not same and not force:
-            raise InputError(
-                f"output folder {out} holds a run of another configuration or input "
-                f"(fingerprint {owner.get('fingerprint')}, this one {fingerprint}); "
-                "choose another --out, or --force to start anew"
-            )
-        if owner is not None and force:
+        if again and force:
             clear(out)
-            same = False
+        # what is there is written again, file by file: it is valid when all of it is
+        (out / MANIFEST).unlink(missing_ok=True)
         started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         head = {"fingerprint": fingerprint, "status": "running", "started": started}
         write_json(out / RUN, {**head, "version": __version__, **record})
-    except PermissionError as error:
-        raise InputError(
-            f"no permission to write in {out} ({error.strerror}); choose another --out"
-        ) from error
-    return same
+    except OSError as error:
+        raise unwritable(out, error) from error
+    return again and not force
+
+
+def unwritable(out: Path, error: OSError) -> InputError:
+    """The error of an output folder that the system does not let us use."""
+    reason = error.strerror or type(error).__name__
+    return InputError(
+        f"output folder {out} cannot be written ({reason}); "
+        "choose another --out, or free space or permissions there"
+    )
 
 
 def clear(out: Path) -> None:
-    """Remove what a run wrote into its folder (the folder itself stays)."""
+    """Remove what a run wrote into its folder (the folder, and what else is in it, stay)."""
     for name in OUTPUTS:
         for path in out.glob(name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    figures = out / FIGURES
+    if figures.is_dir() and not any(figures.iterdir()):
+        figures.rmdir()
 
 
-#: What a run writes at the top of its folder; `clear` removes nothing else.
+FIGURES = "figures"
+#: Names of the figures.
+SHOWN = (
+    "detection", "threshold", "sources", "relation", "density", "scatter", "mask", "reference",
+    "profiles",
+)  # fmt: skip
+#: What a run writes into its folder; `clear` removes nothing else, and who owns it last.
 OUTPUTS = (
-    RUN,
     MANIFEST,
     WORK,
     "catalog.parquet",
     "inpainted.parquet",
     "reference.parquet",
     "maps.zarr",
-    "*.fits",
+    "detection.fits",
+    "mask.fits",
+    "density.fits",
+    "density_*.fits",
+    "kappa.fits",
+    "reference_*.fits",
     "results.json",
     "profiles.ecsv",
     "boxes.ecsv",
-    "figures",
+    *(f"{FIGURES}/{name}.png" for name in SHOWN),
     "report.html",
+    RUN,
 )
 
 
@@ -147,7 +213,10 @@ def finish(out: Path, record: dict[str, Any]) -> None:
     run |= {**record, "status": "done", "finished": finished}
     write_json(out / RUN, run)
     present = sorted(
-        p.name for name in OUTPUTS for p in out.glob(name) if p.name not in (MANIFEST, WORK)
+        str(p.relative_to(out))
+        for name in OUTPUTS
+        for p in out.glob(name)
+        if p.name not in (MANIFEST, WORK)
     )
     write_json(out / MANIFEST, {"fingerprint": run["fingerprint"], "outputs": present})
 

@@ -1,0 +1,79 @@
+"""All bits of one window: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from regions import PixCoord, PixelRegion
+
+from gcdask.grid import Tile
+from gcdask.kernels import highpass as hp
+from gcdask.masks.rules import Flag
+from gcdask.masks.shapes import MaskPlan
+from gcdask.masks.stars import spike_pixels
+from gcdask.survey import Survey, noise_name
+
+
+def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+    """Bits of one window, right in all pixels at least `MaskRules.halo` from its inner borders.
+
+    Parameters
+    ----------
+    image : (h, w) float32 array
+        Sum over bands, NaN where there are no data.
+
+    Returns
+    -------
+    (h, w) uint16 array
+        Every cause but ``LUMINOUS``, which needs the masked image (`gcdask.detect.chain`).
+    """
+    good = np.isfinite(image)
+    bits = np.where(good, 0, Flag.NODATA).astype(np.uint16)
+    row, column = (np.arange(s.start, s.stop) for s in tile.slices)
+    y, x = plan.grid.y[row], plan.grid.x[column]  # global, where a cut-out counts from elsewhere
+    rules, scale = plan.rules, plan.grid.pixel_scale
+    distance = survey.edge_distance(row, column)
+    # the coarse distance reaches less than a cell beyond the footprint
+    outside = ~good & (distance < survey.plan.footprint_cell)
+    bits[(distance * scale < rules.edge) | (distance <= 0) | outside] |= np.uint16(Flag.EDGE)
+    for rule, flag in ((rules.bright, Flag.BRIGHT), (rules.extended, Flag.EXTENDED)):
+        if rule:
+            filtered = hp.highpass(image, good, rule.fwhm)
+            noise = survey.noise(noise_name(rule.fwhm), row, column)
+            with np.errstate(invalid="ignore"):
+                above = filtered > rule.nsigma * noise
+            bits[hp.dilate(above, rule.dilate)] |= np.uint16(flag)
+    if rules.spikes:
+        bits[spike_pixels(y, x, plan, survey)] |= np.uint16(Flag.SPIKE)
+    if plan.regions:
+        bits[_inside(y, x, plan.regions)] |= np.uint16(Flag.REGION)
+    for source in plan.files:
+        values = source[tile.slices]
+        bits[~np.isfinite(values) | (values != 0)] |= np.uint16(Flag.USER)
+    return bits
+
+
+def _inside(y: np.ndarray, x: np.ndarray, regions: Sequence[PixelRegion]) -> np.ndarray:
+    """Pixels whose centre lies in a region; excluded regions (``-circle(...)``) take away."""
+    out = np.zeros((y.size, x.size), bool)
+    ordered = sorted(regions, key=lambda r: not r.meta.get("include", True))
+    for region in ordered:
+        box = region.bounding_box
+        ys = slice(*np.clip([box.iymin - y[0], box.iymax - y[0]], 0, y.size))
+        xs = slice(*np.clip([box.ixmin - x[0], box.ixmax - x[0]], 0, x.size))
+        if ys.stop <= ys.start or xs.stop <= xs.start:
+            continue
+        yy, xx = np.meshgrid(y[ys], x[xs], indexing="ij")
+        include = region.meta.get("include", True)
+        shape = region.copy()
+        shape.meta["include"] = True
+        hit = shape.contains(PixCoord(xx, yy))
+        out[ys, xs] = (out[ys, xs] | hit) if include else (out[ys, xs] & ~hit)
+    return out
+
+
+def shares(bits: np.ndarray) -> dict[str, int]:
+    """Pixels per cause (a pixel can have several), masked pixels and all pixels of ``bits``."""
+    counts = {f.name.lower(): int(np.count_nonzero(bits & f)) for f in Flag if f.name}
+    return {**counts, "masked": int(np.count_nonzero(bits)), "pixels": int(bits.size)}
