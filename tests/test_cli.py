@@ -78,6 +78,14 @@ def configuration(tmp_path):
     return path
 
 
+TRUTH = {
+    "n_found": 9000, "inpainted": 700, "n_truth": 9600, "masked_truth": 800,
+    "completeness": 0.961, "purity": None, "beta": {"all": 383.2}, "beta_truth": {"all": 380.1},
+    "slope": {"value": -1.1, "error": 0.05}, "slope_truth": {"value": -1.2, "error": 0.02},
+    "contamination": {"value": 0.4, "error": 0.05}, "contamination_truth": 0.363,
+}  # fmt: skip
+
+
 @pytest.fixture
 def pipeline(monkeypatch):
     """A pipeline that notes how it was called."""
@@ -89,6 +97,8 @@ def pipeline(monkeypatch):
             progress("detect", done, 3)
         results = {"n_detected": 12, "beta": {"value": 383.2, "error": 11.4, "unit": "",
                                               "sectors": {"E": 386.3}}}  # fmt: skip
+        if config.truth:
+            results["truth"] = TRUTH
         return SimpleNamespace(results=results, out=out, report=out / "report.html")
 
     monkeypatch.setattr(gcdask.pipeline, "run", run, raising=False)
@@ -349,9 +359,10 @@ def mock(monkeypatch):
         made.append((size, seed))
         return SimpleNamespace(size=size)
 
-    def write(mock, out, *, overwrite=False):
+    def write(mock, out, *, chunks=2048, overwrite=False):
         base = str(out).removesuffix(".zarr")
-        ends = {"mosaic": ".zarr", "module2": "_module2.zarr", "lens": "_lens.par"}
+        ends = {"mosaic": ".zarr", "module2": "_module2.zarr", "lens": "_lens.par",
+                "truth": "_truth.parquet"}  # fmt: skip
         paths = {key: base + end for key, end in ends.items()}
         for path in paths.values():
             os.makedirs(path, exist_ok=overwrite)
@@ -382,7 +393,10 @@ def test_demo_replaces_its_own_folder_only(gcdask_cli, refused, mock, pipeline, 
     done = gcdask_cli("demo", "--out", folder, "--workers", 0, "--seed", 5)
     assert done.code == 0, done.err
     assert "report.html" in done.out
-    assert "383.2 +- 11.4" in done.out
+    table = {row[:20].strip(): row[20:].split() for row in done.out.splitlines()}
+    assert table["sources"] == ["9700", "9600"]
+    assert table["completeness"] == ["96.1%", "100%"]
+    assert table["purity"][0] == "-"
     assert mock == [("small", 5)]
     config = pipeline[0].config
     assert config.mosaic.path == str(folder / "input" / "field.zarr")

@@ -1,6 +1,7 @@
 """Whole runs on a small mock: outputs, truth, resuming, independence of tiles and workers."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import xarray as xr
 from conftest import no_compute
 
 import gcdask
-from gcdask import catalog, cluster, mosaic, pipeline, simulate
+from gcdask import catalog, cli, cluster, mosaic, pipeline, simulate
 from gcdask.config import load
 from gcdask.errors import InputError
 from gcdask.grid import Grid
@@ -268,3 +269,21 @@ def test_sources_found_by_eye_join_flagged(done, mock, tmp_path):
     by_eye = table[table["flags"].to_numpy() & np.uint16(catalog.SourceFlag.MANUAL) > 0]
     assert len(by_eye) >= 1
     assert result.results["n_detected"] == done.results["n_detected"] + len(by_eye)
+
+
+def test_the_demo_from_end_to_end(tmp_path, capfd):
+    """`gcdask demo` as a user types it, and once more over its own folder."""
+    out = tmp_path / "demo"
+    assert cli.main(["demo", "--out", str(out), "--seed", "4"]) == 0
+    shown = capfd.readouterr()
+    rows = {line[:20].strip(): line[20:].split() for line in shown.out.splitlines()}
+    assert float(rows["completeness"][0].rstrip("%")) > 94
+    assert {"sources", "purity", "beta all", "slope", "contamination"} <= set(rows)
+    assert f"report:  {out}/report.html" in shown.out
+    assert all(line.startswith("[") for line in shown.err.splitlines())  # progress, nothing else
+    page = (out / "report.html").read_text()
+    assert "Found against truth" in page
+    assert page.count("data:image/png;base64") == 9
+    assert not re.search(r"""(src|href)=["']https?:""", page)
+    assert cli.main(["inspect", str(out)]) == 0
+    assert "finished" in capfd.readouterr().out
