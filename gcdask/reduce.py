@@ -25,9 +25,9 @@ from gcdask.catalog import as_dask, pixel_positions
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import sums
+from gcdask.tiles import as_mask
 
 LATTICE = 16  # elements between the nodes where the WCS is evaluated
-CHUNK = 2048
 Merge = Callable[[Any], sums.Sums]
 
 
@@ -160,18 +160,6 @@ def finish(result: xr.Dataset, *inputs: Any) -> xr.Dataset:
 
 
 # -- maps ---------------------------------------------------------------------------------------
-def as_map(data: Any, name: str) -> xr.DataArray:
-    """Check a map with dims (y, x), wrap it in dask; `InputError` for anything else."""
-    if not isinstance(data, xr.DataArray):
-        raise InputError(
-            f"{name} is a {type(data).__name__}; give an xarray DataArray with dims (y, x)"
-        )
-    if set(data.dims) != {"y", "x"}:
-        raise InputError(f"{name} has dims {tuple(data.dims)}; select one map with dims (y, x)")
-    data = data.transpose("y", "x")
-    return data if data.chunks else data.chunk({"y": CHUNK, "x": CHUNK})
-
-
 def check_center(center: Any) -> tuple[float, float]:
     """(RA, Dec) in deg as floats; raises `InputError` if it is not a position."""
     try:
@@ -239,11 +227,7 @@ def unmasked(mask: Any, name: str = "mask", *, where: bool = False) -> xr.DataAr
 
     With ``where`` a *bool* array means the opposite, True = use; bits keep their meaning.
     """
-    mask = as_map(mask, name)
-    if mask.dtype.kind not in "biu":
-        raise InputError(
-            f"{name} has dtype {mask.dtype}; give mask bits (uint16) or a bool DataArray"
-        )
+    mask = as_mask(mask, name)
     attrs = mask.attrs
     good = mask if where and mask.dtype.kind == "b" else mask == 0
     return good.assign_attrs(attrs)

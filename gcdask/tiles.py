@@ -6,6 +6,9 @@ Two roads lead to a window, and the same function runs on both:
   each band, so a tile costs one task and no array graph;
 * **any dask array**: `windows` cuts each chunk with its halo out of the array, whatever the
   chunks, and hands out one delayed block for each.
+
+At the end stands what every later module does with the maps that it is given: check them, see
+that two are on the same pixels, and have them as dask arrays (`as_map`, `on_pixels`, `layout`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ import xarray as xr
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
+
+CHUNK = 2048  # px: side of the chunks of maps that have none of their own
+
+Chunks = tuple[tuple[int, ...], ...]
 
 
 def tile_grid(shape: tuple[int, int], size: int, halo: int) -> list[Tile]:
@@ -79,12 +86,61 @@ def read_sum(bands: Sequence[Any], tile: Tile) -> np.ndarray:
     Returns
     -------
     (h, w) float32 array
-        Summed in the order of ``bands``, hence the same bits for every tiling.
+        Summed in the order of ``bands``, each rounded to float32 first: the same bits for every
+        tiling, and those of `band_sum`.
     """
     total = np.array(bands[0][tile.slices], dtype=np.float32)
     for band in bands[1:]:
-        total += band[tile.slices]
+        total += np.asarray(band[tile.slices], np.float32)
     return total
+
+
+def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataArray:
+    """Lazy equal-weight sum over bands, NaN where any band has no data: `read_sum` of a mosaic.
+
+    Parameters
+    ----------
+    mosaic : Dataset
+        ``sci`` with dims ``(band, y, x)``.
+    bands : sequence of str, optional
+        The bands to add, in this order; all by default.
+
+    Returns
+    -------
+    DataArray (y, x)
+        float32, in the chunks and units of ``sci``.
+
+    Raises
+    ------
+    InputError
+        For anything but a mosaic, or a band that it does not have.
+    """
+    if not isinstance(mosaic, xr.Dataset) or "sci" not in mosaic:
+        found = getattr(mosaic, "data_vars", [])
+        raise InputError(
+            f"a mosaic is a Dataset with the variable 'sci', not a {type(mosaic).__name__} of "
+            f"{sorted(map(str, found))}; open it with gcdask.open_mosaic"
+        )
+    sci = as_map(mosaic["sci"], "sci", ("band", "y", "x"))
+    first, *rest = _band_indices(sci, bands)
+    total = sci.data[first].astype(np.float32)
+    for k in rest:
+        total = total + sci.data[k].astype(np.float32)
+    coords = {name: sci.coords[name] for name in ("y", "x") if name in sci.coords}
+    attrs = {"wcs": mosaic.attrs["wcs"]} if "wcs" in mosaic.attrs else {}
+    return xr.DataArray(total, coords, ("y", "x"), name="sci", attrs=attrs | sci.attrs)
+
+
+def _band_indices(sci: xr.DataArray, bands: Sequence[str] | None) -> list[int]:
+    names = [str(b) for b in (sci["band"].values if "band" in sci.coords else range(len(sci)))]
+    if bands is None and names:
+        return list(range(len(names)))
+    wanted = list(bands or ())
+    missing = [b for b in wanted if b not in names]
+    if missing or not wanted:
+        what = f"band {missing[0]!r} is not in the mosaic" if missing else "no band is named"
+        raise InputError(f"{what}; it has {names}")
+    return [names.index(b) for b in wanted]
 
 
 def windows(arrays: Sequence[da.Array], halo: int) -> list[tuple[Tile, list[Any]]]:
@@ -129,15 +185,105 @@ def map_windows(
     return da.block(rows)
 
 
-def dask_image(array: xr.DataArray, like: xr.DataArray | None = None) -> da.Array:
-    """Dask array of a 2-D map (one chunk if it is in memory), on the chunks of ``like``."""
-    data = array.data if isinstance(array.data, da.Array) else da.from_array(array.data, chunks=-1)
-    if like is not None:
-        if array.shape != like.shape or Grid.of(array).origin != Grid.of(like).origin:
-            raise InputError(
-                f"{array.name or 'the map'} has shape {array.shape} at "
-                f"{Grid.of(array).origin}, the other {like.shape} at {Grid.of(like).origin}; "
-                "give maps of the same pixels"
-            )
-        data = data.rechunk(dask_image(like).chunks)
-    return data
+# -- maps ---------------------------------------------------------------------------------------
+def as_map(data: Any, what: str = "the map", dims: tuple[str, ...] = ("y", "x")) -> xr.DataArray:
+    """Return a map backed by dask, its dimensions in the order ``dims``.
+
+    A map in memory gets chunks of 2048 px (of one band); others keep theirs.
+
+    Raises
+    ------
+    InputError
+        For anything but a DataArray with these dimensions; ``what`` names it.
+    """
+    wanted = f"({', '.join(dims)})"
+    if not isinstance(data, xr.DataArray):
+        raise InputError(
+            f"{what} is a {type(data).__name__}; give an xarray DataArray with dims {wanted}"
+        )
+    if set(data.dims) != set(dims):
+        raise InputError(
+            f"{what} has dims {tuple(data.dims)}; select or rename them to get dims {wanted}"
+        )
+    data = data.transpose(*dims)
+    return data if data.chunks else data.chunk({d: 1 if d == "band" else CHUNK for d in dims})
+
+
+def as_mask(mask: Any, what: str = "mask") -> xr.DataArray:
+    """`as_map` of a mask: bool or integer bits, masked where nonzero; `InputError` otherwise."""
+    mask = as_map(mask, what)
+    if mask.dtype.kind not in "bui":
+        raise InputError(
+            f"{what} has dtype {mask.dtype}; give mask bits (uint16) or a bool DataArray "
+            "(nonzero = masked)"
+        )
+    return mask
+
+
+def check_pixels(
+    image: xr.DataArray,
+    like: xr.DataArray | Grid,
+    what: str,
+    other: str = "the map",
+    *,
+    remedy: str = "cut both alike, or reproject one onto the other",
+) -> None:
+    """Raise `InputError` unless two maps have the same shape, origin, step and WCS.
+
+    What a map does not say of itself (WCS, coordinates) is not compared.
+    """
+    if isinstance(like, Grid):
+        there = like
+    else:
+        unsaid = image.attrs.get("wcs") or ""
+        there = Grid.of(like.assign_attrs(wcs=like.attrs.get("wcs") or unsaid))
+    own = {
+        name: values
+        for name, values in there.coords.items()
+        if name not in image.coords and image.sizes[name] == values.size
+    }
+    said = image.attrs.get("wcs") or there.header
+    here = Grid.of(image.assign_coords(own).assign_attrs(wcs=said))
+    if not here.same_pixels(there):
+        raise InputError(
+            f"{what} ({_place(here)}) and {other} ({_place(there)}) are not on the same pixels; "
+            f"{remedy}"
+        )
+
+
+def _place(grid: Grid) -> str:
+    """Where a grid lies, in words: pixels, and the sky at its two ends."""
+    y, x = (f"{a[0]:g} .. {a[-1]:g}" if a.size else "none" for a in (grid.y, grid.x))
+    text = f"{grid.shape[0]} x {grid.shape[1]}, y {y}, x {x}"
+    text += f" every {grid.step} px" if grid.step != 1 else ""
+    if not grid.header or 0 in grid.shape:
+        return text
+    ra, dec = grid.sky(grid.x[[0, -1]], grid.y[[0, -1]])
+    return f"{text}, RA, Dec {ra[0]:.5f}, {dec[0]:.5f} to {ra[1]:.5f}, {dec[1]:.5f}"
+
+
+def on_pixels(
+    image: Any, like: xr.DataArray | Grid, what: str, chunks: Chunks | None = None
+) -> da.Array:
+    """Return the data of a map that must be on the pixels of ``like``, in these chunks or its own.
+
+    See `as_map` and `check_pixels` for what raises `InputError`.
+    """
+    image = as_map(image, what)
+    check_pixels(image, like, what)
+    return image.data if chunks is None else image.data.rechunk(chunks)
+
+
+def layout(like: xr.DataArray | xr.Dataset | Grid) -> tuple[Grid, Chunks]:
+    """Grid and chunks ``(y, x)`` of a map that is to be like this (2048 px if it has none)."""
+    if isinstance(like, Grid):
+        grid, arrays = like, []
+    elif isinstance(like, xr.DataArray | xr.Dataset):
+        grid = Grid.of(like)
+        arrays = list(like.data_vars.values()) if isinstance(like, xr.Dataset) else [like]
+    else:
+        raise InputError(f"like is a {type(like).__name__}; give a map, a mosaic or a Grid")
+    for array in arrays:
+        if array.chunks and {"y", "x"} <= set(array.dims):
+            return grid, (array.chunksizes["y"], array.chunksizes["x"])
+    return grid, da.core.normalize_chunks((CHUNK, CHUNK), shape=grid.shape)

@@ -36,11 +36,9 @@ def test_blocks_hold_the_values_of_their_pixels(seed, stream, y0, x0, shape):
     y = y0 + np.arange(shape[0])[:, None]
     x = x0 + np.arange(shape[1])
     lam = np.linspace(0, 25, y.size * x.size).reshape(shape)
-    uniform = counts.uniform_block(seed, stream, y0, x0, shape)
     normal = counts.normal_block(seed, stream, y0, x0, shape)
     number = counts.poisson_block(lam, seed, stream, y0, x0)
-    assert (uniform.dtype, normal.dtype, number.dtype) == (np.float64, np.float32, np.int32)
-    np.testing.assert_array_equal(uniform, counts.uniform(seed, y, x, stream))
+    assert (normal.dtype, number.dtype) == (np.float32, np.int32)
     np.testing.assert_array_equal(normal, counts.normal(seed, y, x, stream).astype(np.float32))
     np.testing.assert_array_equal(number, counts.poisson(lam, seed, y, x, stream))
 
@@ -55,7 +53,7 @@ def test_any_part_of_a_block_is_the_same_block(cut):
 
 
 def test_uniform_numbers_are_uniform_and_inside_the_open_interval():
-    u = counts.uniform_block(1, 0, 100, 200, (1000, 1000)).ravel()
+    u = counts.uniform(1, *np.mgrid[100:1100, 200:1200]).ravel()
     assert u.min() > 0
     assert u.max() < 1
     assert stats.kstest(u[::10], "uniform").pvalue > 1e-3
@@ -95,12 +93,12 @@ def test_streams_seeds_words_and_kinds_are_uncorrelated():
     shape = (300, 300)
     y, x = np.mgrid[:300, :300]
     rows = [
-        counts.uniform_block(0, 0, 0, 0, shape),
-        counts.uniform_block(1, 0, 0, 0, shape),
-        counts.uniform_block(2**32, 0, 0, 0, shape),
-        counts.uniform_block(0, 1, 0, 0, shape),
-        counts.uniform_block(0, 0, 0, 1, shape),
-        counts.uniform_block(0, 0, 1, 0, shape),
+        counts.uniform(0, y, x),
+        counts.uniform(1, y, x),
+        counts.uniform(2**32, y, x),
+        counts.uniform(0, y, x, 1),
+        counts.uniform(0, y, x + 1),
+        counts.uniform(0, y + 1, x),
         counts.uniform(0, y, x, word=1),
         counts.uniform(0, y, x, word=2),
         counts.uniform(0, x, y).reshape(shape) + 1e-3 * y,

@@ -75,12 +75,6 @@ def test_nothing_good_gives_nan_and_an_empty_array_is_fine():
     assert hp.highpass(np.ones((30, 0))).shape == (30, 0)
 
 
-def test_smooth_is_each_half_of_the_high_pass():
-    image, good = sky((60, 75))
-    both = hp.smooth(image, good, 1.0) - hp.smooth(image, good, 3.0)
-    assert np.array_equal(both, hp.highpass(image, good, (1.0, 3.0)), equal_nan=True)
-
-
 def test_big_endian_and_strided_input():
     image, good = sky((64, 90))
     expected = hp.highpass(image, good)

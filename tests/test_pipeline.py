@@ -87,6 +87,13 @@ def test_results_have_every_number(done):
     assert results["threshold"]["level"] == 2 * results["threshold"]["value"]
     assert 0.9 < results["purity"]["at_level"] <= 1
     assert results["units"]["mass.msun"] == "Msun"
+    assert results["units"]["beta.sectors"] == "arcsec1.6"
+    assert results["n_detected_error"] == np.sqrt(results["n_detected"])
+    assert results["profile"]["contamination_is_upper_limit"]  # 3' from the cluster
+    assert 0.8 < results["noise"]["over_reference"] < 1.25
+    bias = results["truth"]["inpainting_bias"]
+    assert -0.4 < bias["density"] < 0.1
+    assert -0.4 < bias["local"] < 0.1
 
 
 def test_what_was_put_in_is_found(done):

@@ -6,6 +6,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 from conftest import no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,14 @@ from scipy import ndimage
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.tiles import (
+    as_map,
+    as_mask,
+    band_sum,
+    check_pixels,
     chunk_tiles,
-    dask_image,
+    layout,
     map_windows,
+    on_pixels,
     read_sum,
     real_ends,
     tile_grid,
@@ -214,26 +220,103 @@ def _times(tile, image, factor):
     return image[tile.inner] * np.float32(factor)
 
 
+# -- sums of a mosaic ----------------------------------------------------------------------------
+def mosaic(dtype, chunks=None, n=4):
+    planes = np.stack([sky(seed=i).astype(dtype) * 10.0**i + 1e-7 * i for i in range(n)])
+    planes[1, 3, 4] = np.nan
+    data = planes.astype(dtype) if chunks is None else da.from_array(planes.astype(dtype), chunks)
+    sci = xr.DataArray(data, {"band": list("ABCD"), **GRID.coords}, ("band", "y", "x"))
+    return xr.Dataset({"sci": sci.assign_attrs(units="nJy")}, attrs={"wcs": GRID.header})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f4"])
+@pytest.mark.parametrize("chunks", [None, (1, 61, 47), (4, 20, 16), ((3, 1), (7, 54), 47)])
+def test_both_roads_add_the_bands_to_the_same_bits(dtype, chunks):
+    data = mosaic(dtype, chunks)
+    with no_compute():
+        total = band_sum(data)
+        some = band_sum(data, ["D", "A"])
+    (tile,) = tile_grid(SHAPE, 100, 0)
+    planes = data["sci"].values
+    assert total.dtype == total.data.dtype == np.float32
+    assert total.values.tobytes() == read_sum(planes, tile).tobytes()
+    assert some.values.tobytes() == read_sum([planes[3], planes[0]], tile).tobytes()
+    assert Grid.of(total) == GRID
+    assert total.attrs["units"] == "nJy"
+    if chunks is not None:
+        assert total.data.chunks == data["sci"].data.chunks[1:]
+
+
 # -- maps ----------------------------------------------------------------------------------------
-def test_a_map_in_memory_becomes_one_chunk_of_dask():
+def test_a_map_in_memory_gets_chunks_and_a_lazy_one_keeps_its_own():
     image = GRID.wrap(sky(), "a", "")
-    assert dask_image(image).chunks == ((61,), (47,))
-    assert np.array_equal(dask_image(image).compute(), image.values)
+    assert as_map(image).data.chunks == ((61,), (47,))
+    assert as_map(image.T).identical(as_map(image))
+    lazy = image.chunk(y=20)
+    assert as_map(lazy).data.name == lazy.data.name
+    wide = xr.DataArray(np.zeros((2, 3, 2100), np.uint8), dims=("band", "y", "x"))
+    assert as_map(wide, dims=("band", "y", "x")).chunks == ((1, 1), (3,), (2048, 52))
+
+
+def test_what_is_no_map_is_refused():
+    with pytest.raises(InputError, match=r"kappa is a ndarray; .* dims \(y, x\)"):
+        as_map(sky(), "kappa")
+    with pytest.raises(InputError, match=r"kappa has dims \('y', 'time'\).*\(y, x\)"):
+        as_map(GRID.wrap(sky(), "a", "").rename(x="time"), "kappa")
+    with pytest.raises(InputError, match="mask has dtype float32"):
+        as_mask(GRID.wrap(sky(), "a", ""))
 
 
 def test_a_map_follows_the_chunks_of_another():
     like = GRID.wrap(da.zeros(SHAPE, chunks=(20, 16)), "like", "")
     image = GRID.wrap(da.from_array(sky(), chunks=(61, 5)), "a", "")
     with no_compute():
-        out = dask_image(image, like)
+        out = on_pixels(image, like, "a", like.chunks)
     assert out.chunks == like.data.chunks
     assert np.array_equal(out.compute(), image.values)
+    assert on_pixels(image, GRID, "a").chunks == image.chunks
 
 
-def test_maps_of_other_pixels_are_refused():
-    image = GRID.wrap(sky(), "kappa", "")
-    with pytest.raises(InputError, match=r"kappa has shape \(61, 47\).*\(60, 47\)"):
-        dask_image(image, image[1:])
-    moved = GRID.cut(1, 61, 0, 47).wrap(sky()[1:], "moved", "")
-    with pytest.raises(InputError, match=r"at \(0, 0\).*at \(1, 0\)"):
-        dask_image(image[:60], moved)
+OTHER = {
+    "shape": (GRID.cut(0, 60, 0, 47), "60 x 47"),
+    "origin": (Grid(SHAPE, GRID.header, (1, 0)), r"y 1 \.\. 61"),
+    "step": (Grid(SHAPE, GRID.header, (0, 0), 2), "every 2 px"),
+    "sky": (Grid.tangent((342.2, -44.53), SHAPE, 0.03), "RA, Dec 342.2"),
+    "rotation": (Grid.tangent((342.18, -44.53), SHAPE, 0.03, angle=3), "RA, Dec 342.1"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_maps_of_other_pixels_are_refused(what):
+    grid = Grid.tangent((342.18, -44.53), SHAPE, 0.03)
+    if what in ("shape", "origin", "step"):
+        grid = GRID
+    other, words = OTHER[what]
+    image = other.wrap(np.zeros(other.shape), "rho", "")
+    for like in (grid, grid.wrap(sky(), "kappa", "")):
+        with pytest.raises(InputError, match=rf"rho \(.*{words}.*kappa \(.*61 x 47") as error:
+            check_pixels(image, like, "rho", "kappa")
+        assert "\n" not in str(error.value)
+
+
+def test_what_a_map_does_not_say_is_not_compared():
+    part = GRID.cut(10, 40, 5, 25)
+    like, image = (part.wrap(np.zeros(part.shape), name, "") for name in "ab")
+    check_pixels(image, like, "a")
+    check_pixels(image.drop_attrs(), like, "a")
+    check_pixels(image, like.drop_attrs(), "a")
+    check_pixels(image.drop_attrs().drop_vars(["x", "y"]), like, "a")
+    with pytest.raises(InputError, match="not on the same pixels"):
+        check_pixels(image.drop_attrs().assign_coords(x=part.x + 1), like, "a")
+    with pytest.raises(InputError, match="not on the same pixels"):
+        check_pixels(image.drop_vars(["x", "y"])[1:], like, "a")
+
+
+def test_the_layout_of_a_map_is_its_own_or_whole_chunks():
+    lazy = GRID.wrap(da.zeros(SHAPE, chunks=(20, 16)), "a", "")
+    assert layout(lazy) == (GRID, lazy.data.chunks)
+    assert layout(mosaic("float32", (2, 20, 16))) == (GRID, lazy.data.chunks)
+    assert layout(mosaic("float32")) == layout(GRID) == (GRID, ((61,), (47,)))
+    assert layout(Grid((2049, 3), GRID.header))[1] == ((2048, 1), (3,))
+    with pytest.raises(InputError, match="like is a ndarray"):
+        layout(sky())

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import dask
-import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -19,6 +18,8 @@ from gcdask.catalog.files import from_table, read
 from gcdask.catalog.schema import SourceFlag, as_dask, make_catalog, pixel_positions
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.kernels.pairs import first_come
+from gcdask.tiles import as_map
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +155,7 @@ def _at_sources(catalog: dd.DataFrame, image: xr.DataArray, *, outside: Any) -> 
     blocks + partitions, not their product, and no block leaves its worker.
     """
     grid = Grid.of(image)
-    data = image.transpose("y", "x").data
-    if not isinstance(data, da.Array):
-        data = da.from_array(np.asarray(data), chunks=-1)
+    data = as_map(image).data
     cells = [dask.delayed(_cells)(part, grid) for part in catalog.to_delayed(False)]
     everywhere = dask.delayed(_join)(cells)
     corners = [np.cumsum([0, *sizes[:-1]]) for sizes in data.chunks]
@@ -296,18 +295,7 @@ def nearest_pairs(
     )
     i, j, chord = pairs.row, pairs.col, pairs.data
     order = np.lexsort((np.asarray(ids[1])[j], np.asarray(ids[0])[i], chord))
-    i, j, chord = i[order], j[order], chord[order]
-    taken: list[np.ndarray] = []
-    left = np.arange(i.size)
-    while left.size:  # a pair that is the first of both of its sources is final
-        best = np.zeros(left.size, bool)
-        best[np.unique(i[left], return_index=True)[1]] = True
-        other = np.zeros(left.size, bool)
-        other[np.unique(j[left], return_index=True)[1]] = True
-        done = left[best & other]
-        taken.append(done)
-        left = left[~(np.isin(i[left], i[done]) | np.isin(j[left], j[done]))]
-    final = np.concatenate(taken) if taken else np.empty(0, int)
+    final = order[first_come(i[order], j[order])]
     final = final[np.argsort(i[final], kind="stable")]
     return i[final], j[final], 2 * np.arcsin(np.minimum(chord[final] / 2, 1)) / ARCSEC
 

@@ -16,6 +16,7 @@ from gcdask import reduce
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import fits, sums
+from gcdask.tiles import as_map, check_pixels
 
 SECTORS = {"E": 90.0, "W": 270.0, "S": 180.0, "N": 0.0}
 FLOOR = (
@@ -28,13 +29,10 @@ def aligned(
     kappa: Any, rho: Any, where: Any, center: Any, radius: float | None
 ) -> tuple[Grid, list[da.Array], tuple[float, float]]:
     """Two aligned maps and the pixels to use, cut to the disk; with the centre they refer to."""
-    kappa, rho = reduce.as_map(kappa, "kappa"), reduce.as_map(rho, "rho")
+    kappa, rho = as_map(kappa, "kappa"), as_map(rho, "rho")
     grid = Grid.of(kappa)
-    if not grid.same_pixels(Grid.of(rho)):
-        raise InputError(
-            f"kappa {grid.shape} and rho {Grid.of(rho).shape} are not on the same pixels; bring "
-            "one onto the other's, e.g. gcdask.lensing.on_grid(kappa, rho)"
-        )
+    remedy = "bring one onto the other's, e.g. gcdask.lensing.on_grid(kappa, rho)"
+    check_pixels(rho, grid, "rho", "kappa", remedy=remedy)
     if center is None:
         ra, dec = grid.sky(*grid.center)
         center = (float(ra), float(dec))

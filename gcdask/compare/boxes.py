@@ -14,6 +14,7 @@ from gcdask import reduce
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import fits, sums
+from gcdask.tiles import as_map
 
 
 def _box_block(
@@ -96,7 +97,7 @@ def box_relation(
     InputError
         If a box is smaller than an element, or the grids of mask and kappa do not fit.
     """
-    k = reduce.as_map(kappa, "kappa")
+    k = as_map(kappa, "kappa")
     grid = Grid.of(k)
     size = round(box / grid.pixel_scale) if math.isfinite(box) else 0
     if size < 1:

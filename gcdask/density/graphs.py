@@ -12,7 +12,6 @@ import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
-import xarray as xr
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -21,12 +20,9 @@ from gcdask import catalog as cat
 from gcdask.density.fields import HALF, KernelSum, Points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.tiles import Chunks
 
 log = logging.getLogger(__name__)
-
-CHUNK = 2048  # of maps on grids that have no chunks
-
-Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _partition(frame: pd.DataFrame, grid: Grid, weights: str | None) -> np.ndarray:
@@ -76,19 +72,6 @@ def positive(**values: float | None) -> None:
             raise InputError(f"{name} = {value} is not a positive number; give one above 0")
 
 
-def layout(like: Any) -> tuple[Grid, Chunks]:
-    """Grid of ``like`` and the chunks of its (y, x)."""
-    if isinstance(like, Grid):
-        sizes: Any = {}
-        grid = like
-    elif isinstance(like, xr.DataArray | xr.Dataset):
-        sizes, grid = like.chunksizes, Grid.of(like)
-    else:
-        raise InputError(f"like is a {type(like).__name__}; give a map, a mosaic or a Grid")
-    wanted = tuple(sizes.get(name, CHUNK) for name in ("y", "x"))
-    return grid, da.core.normalize_chunks(wanted, shape=grid.shape, dtype=float)
-
-
 def lines(grid: Grid, chunks: Chunks) -> tuple[da.Array, da.Array]:
     """Rows and columns (global pixels) of a grid in these chunks."""
     ys, xs = (da.from_array(a, chunks=(c,)) for a, c in zip((grid.y, grid.x), chunks, strict=True))
@@ -125,27 +108,6 @@ def _gathered(frame: dd.DataFrame, func: Callable[[pd.DataFrame], np.ndarray]) -
     graph |= {part: (func, key) for part, key in zip(parts, frame.__dask_keys__(), strict=True)}
     graph[name] = (Points.gather, parts)
     return Delayed(name, HighLevelGraph.from_collections(name, graph))
-
-
-def mask_array(mask: Any, grid: Grid, chunks: Chunks | None = None) -> da.Array:
-    """Mask as a dask array ``(y, x)`` on the pixels of ``grid``, in its own or these chunks."""
-    if not isinstance(mask, xr.DataArray):
-        raise InputError(f"mask is a {type(mask).__name__}; give a DataArray with dims (y, x)")
-    if mask.dtype.kind not in "bui":
-        raise InputError(
-            f"mask has dtype {mask.dtype}; give bool or integer bits (nonzero = masked)"
-        )
-    other = Grid.of(mask)
-    if not grid.same_pixels(other):
-        raise InputError(
-            f"mask {other.shape} from {other.origin} every {other.step} px and the map "
-            f"{grid.shape} from {grid.origin} every {grid.step} px are not the same pixels; "
-            "cut or reproject the mask onto the map"
-        )
-    data = mask.transpose("y", "x").data
-    if not isinstance(data, da.Array):
-        data = da.from_array(data, chunks=chunks or layout(grid)[1])
-    return data.rechunk(chunks) if chunks is not None else data
 
 
 def per_block(

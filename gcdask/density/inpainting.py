@@ -18,6 +18,7 @@ from gcdask.density.fields import KernelSum, LocalRatio, Points, cell_of, good_c
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import counts
+from gcdask.tiles import as_mask, layout, on_pixels
 
 STREAM = 0x1A9A0000  # random stream of the draws of iteration 0 (see gcdask.kernels.counts)
 
@@ -91,8 +92,8 @@ def inpaint_intensity(
     _check_inpaint(
         estimator, seed, iterations, alpha=alpha, softening=softening, r_c=r_c, sigma=sigma
     )
-    grid = graphs.layout(mask if like is None else like)[0]
-    masked = graphs.mask_array(mask, grid)
+    grid = layout(as_mask(mask) if like is None else like)[0]
+    masked = on_pixels(as_mask(mask), grid, "mask")
     ys, xs = graphs.lines(grid, masked.chunks)
     kept, number = graphs.detected(graphs.delayed_points(catalog, grid), masked, ys, xs, grid.step)
 

@@ -15,6 +15,7 @@ from gcdask.density import graphs
 from gcdask.density.fields import KernelSum
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.tiles import as_map, as_mask, layout, on_pixels
 
 
 def _value(ys: np.ndarray, xs: np.ndarray, field: KernelSum, rate: float = 1) -> np.ndarray:
@@ -73,7 +74,7 @@ def density_map(
     graphs.positive(alpha=alpha, softening=softening, r_c=r_c)
     if mask is not None and not normalise:
         raise InputError("mask only matters when normalise=True; drop it or set normalise")
-    grid, chunks = graphs.layout(like)
+    grid, chunks = layout(like)
     ys, xs = graphs.lines(grid, chunks)
     points = graphs.delayed_points(catalog, grid, weights)
     field = dask.delayed(KernelSum.build, pure=True)(points, grid, alpha, softening, r_c)
@@ -81,7 +82,7 @@ def density_map(
     unit = f"arcsec(-{alpha:g})"
     if normalise:
         nowhere = grid.wrap(da.zeros(grid.shape, dtype=bool, chunks=chunks), "mask", "")
-        good = graphs.mask_array(nowhere if mask is None else mask, grid, chunks)
+        good = on_pixels(as_mask(nowhere if mask is None else mask), grid, "mask", chunks)
         _, number = graphs.detected(points, good, ys, xs, grid.step)
         per_pixel = graphs.normalisation(field, number, good, ys, xs)
         options["rate"] = dask.delayed(operator.truediv, pure=True)(per_pixel, grid.pixel_scale**2)
@@ -120,11 +121,8 @@ def number_density(rho: xr.DataArray, mask: xr.DataArray, n_detected: Any) -> xr
         ``number_density`` in arcsec^-2; NaN if the sum is zero.
     """
     grid = Grid.of(rho)
-    flat = rho.transpose("y", "x")
-    data = flat.data
-    masked = graphs.mask_array(mask, grid, data.chunks if isinstance(data, da.Array) else None)
-    if not isinstance(data, da.Array):
-        data = da.from_array(data, chunks=masked.chunks)
+    data = as_map(rho, "rho").data
+    masked = on_pixels(as_mask(mask), grid, "mask", data.chunks)
     total = da.where(masked == 0, data, 0).sum(dtype=float)
     number = n_detected
     if isinstance(number, Delayed):

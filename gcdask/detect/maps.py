@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from typing import Any
 
 import dask
@@ -12,23 +10,14 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from gcdask.detect.inputs import (
-    as_dask,
-    axes,
-    band_indices,
-    check_pair,
-    masked,
-    on_pixels,
-    with_dims,
-    wrap,
-)
+from gcdask.detect.inputs import aligned, check_pair, masked, wrap
 from gcdask.detect.window import FILTERS, Pair, chain, chain_halo
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
 from gcdask.kernels import highpass as hp
 from gcdask.kernels.noise import interpolate_cells
 from gcdask.survey import SurveyPlan, lattices, noise_cells
-from gcdask.tiles import map_windows, windows
+from gcdask.tiles import as_map, band_sum, map_windows, windows
 
 META = np.empty((0, 0), np.float32)
 
@@ -59,9 +48,9 @@ def highpass(
         For other dimensions, a mask on other pixels, or widths that are not ascending.
     """
     check_pair(fwhm)
-    dims = ("band", "y", "x") if "band" in image.dims else ("y", "x")
-    image = with_dims(image, dims, "highpass")
-    data = as_dask(image)
+    dims = ("band", "y", "x") if "band" in getattr(image, "dims", ()) else ("y", "x")
+    image = as_map(image, "the image", dims)
+    data = image.data
     planes = [data[i] for i in range(data.shape[0])] if data.ndim == 3 else [data]
     halo = hp.halo(fwhm)
     done = [
@@ -109,23 +98,13 @@ def detection_map(
     """
     for pair in fwhm:
         check_pair(pair)
-    if not isinstance(mosaic, xr.Dataset) or "sci" not in mosaic:
-        raise InputError(
-            f"a mosaic is a Dataset with the variable 'sci', not {type(mosaic).__name__}"
-            f"{sorted(map(str, getattr(mosaic, 'data_vars', [])))}; open it with open_mosaic"
-        )
-    sci = with_dims(mosaic["sci"], ("band", "y", "x"), "detection_map")
-    data = as_dask(sci).astype(np.float32)
-    # a plain chain of additions: the same order, hence the same bits, for all chunks of bands
-    total = reduce(add, [data[i] for i in band_indices(sci, bands)])
-    image = xr.DataArray(total, dims=("y", "x"), coords=axes(sci), attrs=sci.attrs)
-    image.attrs.setdefault("wcs", mosaic.attrs.get("wcs"))
+    image = band_sum(mosaic, bands)
     if mask is None:
         mask = mosaic.get("mask")
-    arrays = [masked(total, mask, image)]
+    arrays = [masked(image.data, mask, image)]
     level = luminous
     if isinstance(luminous, xr.DataArray):
-        arrays.append(on_pixels(luminous, image, "luminous"))
+        arrays.append(aligned(luminous, image, "luminous"))
         level = None
     out = map_windows(
         _chain_core,
@@ -165,8 +144,8 @@ def noise_map(
             f"cell = {cell} px with patch = {patch} px; a patch has 8 px or more and is no larger "
             "than its cell: use e.g. cell=128, patch=64"
         )
-    image = with_dims(detection_map, ("y", "x"), "noise_map")
-    data, grid = as_dask(image), Grid.of(image)
+    image = as_map(detection_map, "the detection map")
+    data, grid = image.data, Grid.of(image)
     start = [int(o) // grid.step for o in grid.origin]
     plan = SurveyPlan(
         grid.shape, cell, patch, bandpass=(), offset=(start[0] % cell, start[1] % cell),

@@ -9,11 +9,11 @@ import pandas as pd
 import xarray as xr
 
 from gcdask import catalog
-from gcdask.detect.inputs import as_dask, masked, on_pixels, with_dims
+from gcdask.detect.inputs import aligned, masked
 from gcdask.detect.window import PEAK_HALO, peaks_in_window, settle_peaks
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
-from gcdask.tiles import real_ends, windows
+from gcdask.tiles import as_map, real_ends, windows
 
 
 def detect_peaks(
@@ -63,13 +63,13 @@ def detect_peaks(
         raise InputError(f"threshold = {threshold} is not positive; give it in units of the map")
     if not radius >= 0 or halo < 0:
         raise InputError(f"radius = {radius}, halo = {halo} px: both must not be negative")
-    image = with_dims(detection_map, ("y", "x"), "detect_peaks")
+    image = as_map(detection_map, "the detection map")
     if in_sigma and noise is None:
         raise InputError("in_sigma needs the noise; give noise=noise_map(detection_map)")
     grid = Grid.of(image)
-    arrays = [masked(as_dask(image), mask, image)]
+    arrays = [masked(image.data, mask, image)]
     if isinstance(noise, xr.DataArray):
-        arrays.append(on_pixels(noise, image, "noise"))
+        arrays.append(aligned(noise, image, "noise"))
         noise = None
     elif noise is not None and not float(noise) > 0:
         raise InputError(f"noise = {noise} is not positive; give it in units of the map")

@@ -136,13 +136,6 @@ def _fill_poisson(out: Any, lam: Any, k0: Any, k1: Any, stream: Any, y: Any, x: 
 
 
 @njit(cache=True, nogil=True)
-def _block_uniform(out: Any, k0: Any, k1: Any, stream: Any, y0: Any, x0: Any) -> None:
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[i, j] = _uniform1(k0, k1, stream, y0 + i, x0 + j, 0)
-
-
-@njit(cache=True, nogil=True)
 def _block_normal(out: Any, k0: Any, k1: Any, stream: Any, y0: Any, x0: Any) -> None:
     nx = out.shape[1]
     for i in range(out.shape[0]):
@@ -213,13 +206,6 @@ def poisson(lam: Any, seed: int, y: Any, x: Any, stream: int = 0) -> np.ndarray:
     out = np.empty(yy.size, np.int64)
     _fill_poisson(out, np.array(lam, np.float64).ravel(), *_key(seed, stream), yy, xx)
     return out.reshape(shape)
-
-
-def uniform_block(seed: int, stream: int, y0: int, x0: int, shape: tuple[int, int]) -> np.ndarray:
-    """Fill a block with `uniform` of its pixels, float64 ``(ny, nx)``."""
-    out = np.empty(shape)
-    _block_uniform(out, *_key(seed, stream), int(y0), int(x0))
-    return out
 
 
 def normal_block(seed: int, stream: int, y0: int, x0: int, shape: tuple[int, int]) -> np.ndarray:

@@ -45,29 +45,6 @@ def halo(*pairs: tuple[float, float]) -> int:
     return sum(max(radius(f) for f in pair) for pair in pairs)
 
 
-def smooth(image: np.ndarray, good: np.ndarray | None, fwhm: float) -> np.ndarray:
-    """Mask-normalised Gaussian smoothing, conv(image * good) / conv(good).
-
-    Parameters
-    ----------
-    image : array (y, x)
-        Any float; pixels that are not finite count as not good.
-    good : bool array (y, x) or None
-        Pixels that count; None for all. What lies outside the array does not count.
-    fwhm : float
-        Of the Gaussian, in px.
-
-    Returns
-    -------
-    float32 array (y, x)
-        NaN where not good.
-    """
-    out = np.empty(image.shape, np.float32)
-    for rows, value, weight, ok in _strips(image, good, radius(fwhm)):
-        out[rows] = np.where(ok, _ratio(value, weight, fwhm, rows, ok.shape), np.nan)
-    return out
-
-
 def highpass(
     image: np.ndarray, good: np.ndarray | None = None, fwhm: tuple[float, float] = (0.5, 5.0)
 ) -> np.ndarray:

@@ -12,9 +12,9 @@ from astropy import units as u
 
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid
-from gcdask.lensing.resample import as_dask
 from gcdask.lensing.scale import check_lens, rescale_factor
 from gcdask.mosaic import fitsio, open_map, store
+from gcdask.tiles import as_map, check_pixels
 
 _CARDS = {
     "z_lens": ("Z_LENS", "ZLENS", "Z_L", "ZL", "LENS_Z", "Z_CLUST"),
@@ -106,12 +106,7 @@ def open_deflection(
     if axes not in ("pixel", "west", "east"):
         raise InputError(f'axes = {axes!r} is unknown; use "pixel", "west" or "east"')
     ax, ay = (_open(p, n, unit, "arcsec") for p, n in zip((x, y), names, strict=True))
-    grid = Grid.of(ax)
-    if not grid.same_pixels(Grid.of(ay)):
-        raise InputError(
-            f"{x} and {y} are not on the same pixels (shapes {ax.shape}, {ay.shape}); give the "
-            "two components of one model"
-        )
+    check_pixels(ay, ax, str(y), str(x), remedy="give the two components of one model")
     kappa = half_divergence(ax, ay, axes=axes)
     return _labelled(kappa, [x, y], z_lens, z_source)
 
@@ -122,7 +117,7 @@ def half_divergence(
     """Half the divergence of deflection maps that are open already; see `open_deflection`."""
     grid = Grid.of(ax)
     factors = [_arcsec(a) for a in (ax, ay)]
-    data = [as_dask(a) for a in (ax, ay)]
+    data = [as_map(a).data for a in (ax, ay)]
     data[1] = data[1].rechunk(data[0].chunks)
     inverse = _inverse_jacobian(grid, axes)
     # NaN beyond the ends: a difference that lacks one side there is then one-sided

@@ -22,8 +22,8 @@ import xarray as xr
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid
 from gcdask.kernels import dpie
-from gcdask.lensing.resample import target
 from gcdask.lensing.scale import distance_ratio
+from gcdask.tiles import layout
 
 COLUMNS = {
     "name": "str",
@@ -137,9 +137,7 @@ class LenstoolModel:
 
     def sky(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """RA, Dec (deg) of Lenstool's offsets in arcsec: the inverse of `xy`."""
-        x, y = np.asarray(x, float), np.asarray(y, float)
-        ra = self.center[0] - x / 3600 / np.cos(np.deg2rad(self.center[1]))
-        return ra % 360, self.center[1] + y / 3600
+        return sky_of(x, y, self.center)
 
     def position(self, name: str) -> tuple[float, float]:
         """RA, Dec (deg) of the centre of the first potential of this name."""
@@ -168,7 +166,7 @@ class LenstoolModel:
         Parameters
         ----------
         like : DataArray, Dataset or Grid
-            The grid, and the chunks (1024 px if it has none).
+            The grid, and the chunks (2048 px if it has none).
         z_source : float
             Redshift of the sources; ``inf`` for D_LS/D_S = 1.
         potentials : iterable of str, optional
@@ -185,7 +183,7 @@ class LenstoolModel:
             If the source is not behind the lens or a name is unknown.
         """
         ratio, chosen = self._ratio(z_source), self._chosen(potentials)
-        grid, chunks = target(like)
+        grid, chunks = layout(like)
         args = (
             *(da.from_array(grid.y, chunks=(chunks[0],)), "y"),
             *(da.from_array(grid.x, chunks=(chunks[1],)), "x"),
@@ -241,6 +239,13 @@ def offsets(ra: Any, dec: Any, center: tuple[float, float]) -> tuple[np.ndarray,
     ra, dec = np.asarray(ra, float), np.asarray(dec, float)
     east = (ra - center[0] + 180) % 360 - 180
     return -east * np.cos(np.deg2rad(center[1])) * 3600, (dec - center[1]) * 3600
+
+
+def sky_of(x: Any, y: Any, center: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """RA, Dec (deg) of Lenstool's offsets (west, north) in arcsec: the inverse of `offsets`."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    ra = center[0] - x / 3600 / np.cos(np.deg2rad(center[1]))
+    return ra % 360, center[1] + y / 3600
 
 
 # -- tables of potentials ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Maps put onto another grid: which grid and chunks, and bilinear interpolation by block."""
+"""Maps put onto another grid by bilinear interpolation, block by block."""
 
 from __future__ import annotations
 
@@ -13,21 +13,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-
-CHUNK = 1024  # of maps that have no chunks of their own
-
-
-def target(like: xr.DataArray | xr.Dataset | Grid) -> tuple[Grid, tuple[tuple[int, ...], ...]]:
-    """Grid and chunks ``(y, x)`` of a map that is to be like this (1024 px if it has none)."""
-    if isinstance(like, Grid):
-        grid, sizes = like, None
-    else:
-        grid = Grid.of(like)
-        arrays = like.data_vars.values() if isinstance(like, xr.Dataset) else [like]
-        sizes = next((a.chunksizes for a in arrays if {"y", "x"} <= set(a.dims) and a.chunks), None)
-    if sizes is not None:
-        return grid, (sizes["y"], sizes["x"])
-    return grid, da.core.normalize_chunks((CHUNK, CHUNK), shape=grid.shape)
+from gcdask.tiles import as_map, layout
 
 
 def on_grid(
@@ -57,7 +43,7 @@ def on_grid(
     """
     if outside not in ("error", "nan"):
         raise InputError(f'outside = {outside!r} is unknown; use "error" or "nan"')
-    source, (grid, chunks) = Grid.of(kappa), target(like)
+    source, (grid, chunks) = Grid.of(kappa), layout(like)
     covered = _covered(source, grid)
     if outside == "error" and covered < 1:
         raise InputError(
@@ -65,7 +51,7 @@ def on_grid(
             'cut the mosaic to the map, or give outside="nan" '
             "(lens.outside in a configuration)"
         )
-    data = as_dask(kappa)
+    data = as_map(kappa).data
     dtype = np.result_type(data.dtype, np.float32)
     starts = [np.concatenate([[0], np.cumsum(c)]) for c in chunks]
     name = f"on-grid-{tokenize(data.name, source, grid, chunks)}"
@@ -189,11 +175,3 @@ def _needed(data: da.Array, source: Grid, block: Grid) -> tuple[list, tuple[int,
 def _covered(source: Grid, grid: Grid) -> float:
     """Fraction of the grid's pixel centres, sampled with its ends, that lie in the map."""
     return float(_locate(source, *_sampled(grid, 129), grid)[0].mean())
-
-
-def as_dask(array: xr.DataArray) -> da.Array:
-    """Give the data of a map, axes ``(y, x)``, as a dask array (1024 px if it has no chunks)."""
-    data = array.transpose("y", "x").data
-    if isinstance(data, da.Array):
-        return data
-    return da.from_array(data, chunks=(CHUNK, CHUNK))

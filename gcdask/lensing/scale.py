@@ -11,6 +11,7 @@ import xarray as xr
 
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
+from gcdask.reduce import around
 
 
 @lru_cache(maxsize=1024)
@@ -102,7 +103,7 @@ def enclosed_mass(
     center = field.center if center is None else center
     z_source = float(kappa.attrs.get("z_source", field.z_source))
     sigma_cr = critical_density(field, z_source)
-    sums = _disk_sums(kappa, Grid.of(kappa), center, radii)
+    sums = _disk_sums(kappa, center, radii)
     area = Grid.of(kappa).pixel_scale ** 2
     per_area = sigma_cr * field.kpc_per_arcsec**2 * area
     variables = {
@@ -125,31 +126,26 @@ def enclosed_mass(
 
 
 def _disk_sums(
-    kappa: xr.DataArray, grid: Grid, center: tuple[float, float], radii: np.ndarray
+    kappa: xr.DataArray, center: tuple[float, float], radii: np.ndarray
 ) -> da.Array | np.ndarray:
     """Sum of kappa and number of valid pixels within each radius, shape (2, n_radii).
 
     Only the chunks about the disk are read; each gives its partial sums, which are then added.
     """
-    x, y = (float(v) for v in grid.pixel(*center))
-    reach = 1.02 * radii.max() / grid.global_scale + 2 * grid.step
-    rows = np.flatnonzero(np.abs(grid.y - y) <= reach)
-    cols = np.flatnonzero(np.abs(grid.x - x) <= reach)
-    if rows.size == 0 or cols.size == 0:
+    near = around(kappa.transpose("y", "x"), center, float(radii.max()))
+    if near is None:
         return np.zeros((2, radii.size))
-    box = (rows[0], rows[-1] + 1, cols[0], cols[-1] + 1)
-    part = kappa.transpose("y", "x").isel(y=slice(*box[:2]), x=slice(*box[2:])).data
-    cut = grid.cut(*(int(v) for v in box))
+    part, grid = near.data, Grid.of(near)
     if not isinstance(part, da.Array):
-        return disk_sums_block(part, cut.y, cut.x, grid, center, radii)[0, 0]
+        return disk_sums_block(part, grid.y, grid.x, grid, center, radii)[0, 0]
     partial = da.blockwise(
         disk_sums_block,
         "yxkr",
         part,
         "yx",
-        da.from_array(cut.y, chunks=(part.chunks[0],)),
+        da.from_array(grid.y, chunks=(part.chunks[0],)),
         "y",
-        da.from_array(cut.x, chunks=(part.chunks[1],)),
+        da.from_array(grid.x, chunks=(part.chunks[1],)),
         "x",
         grid=grid,
         center=center,

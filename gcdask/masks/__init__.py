@@ -6,11 +6,12 @@ them all for one window, and both roads call it: the pipeline's tiles and `build
 order: rules, shapes, stars, window, lazy.
 """
 
-from gcdask.masks.lazy import band_sum, build_mask, survey_image
+from gcdask.masks.lazy import build_mask, survey_image
 from gcdask.masks.rules import FLAG_ATTRS, Flag, MaskRules, Rule, Spikes
 from gcdask.masks.shapes import MaskPlan, plan_mask, read_regions
 from gcdask.masks.stars import star_table
 from gcdask.masks.window import mask_window, shares
+from gcdask.tiles import band_sum
 
 __all__ = [
     "FLAG_ATTRS",

@@ -16,7 +16,7 @@ from gcdask.masks.rules import FLAG_ATTRS, MaskRules
 from gcdask.masks.shapes import MaskPlan, plan_mask
 from gcdask.masks.window import mask_window
 from gcdask.survey import Survey, combine, survey_window
-from gcdask.tiles import dask_image, map_windows, windows
+from gcdask.tiles import band_sum, map_windows, windows
 
 
 def build_mask(
@@ -63,28 +63,6 @@ def build_mask(
     survey = survey_image(image, chosen)
     data = map_windows(_mask_core, [image.data], chosen.halo, plan, survey, dtype=np.uint16)
     return grid.wrap(data, "mask", "", **FLAG_ATTRS)
-
-
-def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataArray:
-    """Lazy equal-weight sum over bands, NaN where any band has no data; dims ``(y, x)``."""
-    if "sci" not in mosaic:
-        raise InputError(
-            f"the mosaic has no variable 'sci' ({list(mosaic)}); open it with gcdask.open_mosaic"
-        )
-    sci = mosaic["sci"]
-    if bands is not None:
-        there = [str(b) for b in sci["band"].values]
-        missing = [b for b in bands if b not in there]
-        if missing or not len(bands):
-            what = f"band {missing[0]!r} is not in the mosaic" if missing else "no band is named"
-            raise InputError(f"{what}; it has {there}")
-        sci = sci.sel(band=list(bands))
-    total = sci.isel(band=0).drop_vars("band")
-    for k in range(1, sci.sizes["band"]):  # in this order, as tiles.read_sum adds them
-        total = total + sci.isel(band=k).drop_vars("band")
-    total = total.astype(np.float32)
-    total.attrs = {**sci.attrs, "wcs": Grid.of(mosaic).header}
-    return total.copy(data=dask_image(total))
 
 
 def survey_image(image: xr.DataArray, rules: MaskRules, **options: Any) -> Any:

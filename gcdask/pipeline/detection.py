@@ -302,14 +302,26 @@ def choose_threshold(found: Detected, config: Config) -> dict[str, Any]:
     level = d.level * value
     at = [int(np.argmin(np.abs(job.levels - v))) for v in (value, level)]
     purity = [float(detect.purity(positive[k], negative[k])) for k in at]
+    spread = [np.sqrt(negative[k] * (1 + negative[k] / max(positive[k], 1))) for k in at]
+    error = [float(s / max(positive[k], 1)) for s, k in zip(spread, at, strict=True)]
     return {
         "value": value,
         "level": level,
         "unit": "sigma" if job.in_sigma else job.units,
         "kind": d.threshold_kind,
-        "purity": {"at_threshold": purity[0], "at_level": purity[1]},
+        "purity": {
+            "at_threshold": purity[0],
+            "at_threshold_error": error[0],
+            "at_level": purity[1],
+            "at_level_error": error[1],
+        },
         "curve": {"level": job.levels, "positive": positive, "negative": negative},
     }
+
+
+def typical_noise(found: Detected) -> float:
+    """Median noise of a field's detection map, in its units."""
+    return float(np.nanmedian(found.survey.sigma[DETECTION]))
 
 
 def catalogue_of(found: Detected, level: float) -> Any:

@@ -13,7 +13,7 @@ import xarray as xr
 from gcdask import catalog, mosaic, plots, reduce, report
 from gcdask.grid import Grid
 from gcdask.masks import Flag
-from gcdask.pipeline.science import Scene
+from gcdask.pipeline.science import Found, Scene
 
 MAX_SIDE = 1500  # px of a map in a figure
 MAX_DOTS = 200_000  # sources drawn one by one
@@ -42,7 +42,7 @@ def dots(table: Any) -> pd.DataFrame:
 
 
 def draw(
-    scene: Scene, maps: Path, folder: Path, found: dict[str, Any], measured: dict[str, Any]
+    scene: Scene, maps: Path, folder: Path, found: Found, measured: dict[str, Any]
 ) -> list[report.Figure]:
     """Write all figures that the run has data for, in the paper's order."""
     folder.mkdir(exist_ok=True)
@@ -53,12 +53,12 @@ def draw(
 
 
 def _all(
-    scene: Scene, maps: Path, folder: Path, found: dict[str, Any], measured: dict[str, Any]
+    scene: Scene, maps: Path, folder: Path, found: Found, measured: dict[str, Any]
 ) -> Iterator[tuple[Path, str, str]]:
     kpc, center = scene.field.kpc_per_arcsec, scene.field.center
     detected = dots(scene.detected)
     drawn = None
-    if "inpainted" in found:
+    if found.inpainted is not None:
         drawn = dots(catalog.read(maps.parent / "inpainted.parquet"))
     if scene.mask is not None:
         yield from _detection_figures(scene, maps, folder, found, detected)
@@ -81,7 +81,7 @@ def _all(
 
 
 def _detection_figures(
-    scene: Scene, maps: Path, folder: Path, found: dict[str, Any], detected: Any
+    scene: Scene, maps: Path, folder: Path, found: Found, detected: Any
 ) -> Iterator[tuple[Path, str, str]]:
     assert scene.mask is not None
     detection = mosaic.open_map(maps / "image", "detection")
@@ -100,7 +100,8 @@ def _detection_figures(
         "Cut-outs of the detection map with the catalogue's sources and the outline of the mask, "
         "and the whole mask (paper, figure 1).",
     )
-    t = found["threshold"]
+    t = found.threshold
+    assert t is not None
     yield (
         plots.threshold_curve(
             t["curve"]["level"], t["curve"]["positive"], t["curve"]["negative"],

@@ -10,13 +10,17 @@ import numpy as np
 
 from gcdask import mosaic
 from gcdask.config import Config
+from gcdask.grid import Grid
+from gcdask.kernels import nearfar
 from gcdask.pipeline.detection import FieldJob, make_job
 from gcdask.pipeline.inputs import Inputs, open_inputs, rules_of
 from gcdask.tiles import tile_grid
 
-#: Bytes per pixel of a tile's window at the peak of `detection.process_tile`, measured.
-BYTES_PER_PIXEL = 60
-IDLE_WORKER = 320e6  # bytes of a worker that has imported everything and holds nothing
+# Measured on AS1063-like fields with tiles of 1024, 2048 and 4096 px, to within a tenth.
+WORKER = 0.6e9  # bytes of a worker that has compiled everything and holds nothing
+WINDOW = 46  # bytes per pixel of a tile's window, while it is detected in
+NODE = 70  # bytes per node of the density's coarse grid, while it is made
+SOURCES = 2e-3  # sources per pixel of a deep field: they decide how coarse that grid is
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,12 @@ def dry_run(config: Config) -> Plan:
     """
     inputs = open_inputs(config)
     rows: list[tuple[str, str]] = []
-    tasks, memory, chunks = 0, IDLE_WORKER, "no tiles"
+    tasks, memory, chunks = 0, WORKER + _smooth_memory(inputs.grid), "no tiles"
     for name, sources, section in _fields(config, inputs):
         job = make_job(config, sources, rules_of(section), Path(), Path())
         n, window, text = _detection(name, job, config, rows)
         tasks += n
-        memory = max(memory, IDLE_WORKER + BYTES_PER_PIXEL * window)
+        memory = max(memory, WORKER + WINDOW * window)
         chunks = text
     rows += _later(config, inputs)
     tasks += _smooth_tasks(config, inputs)
@@ -115,6 +119,14 @@ def _later(config: Config, inputs: Inputs) -> list[tuple[str, str]]:
     shown = [k for k in ("fits", "figures", "report") if getattr(config.output, k)]
     rows.append(("output", ", ".join(["results.json", "tables", *shown])))
     return rows
+
+
+def _smooth_memory(grid: Grid) -> float:
+    """Bytes of the coarse grid of a density map."""
+    ny, nx = grid.shape
+    n = int(SOURCES * ny * nx)
+    coarse = nearfar.plan((0, ny, 0, nx), 1.6, 0.9, grid.pixel_scale, n_points=n)
+    return float(NODE * np.prod(coarse.shape))
 
 
 def _smooth_tasks(config: Config, inputs: Inputs) -> int:

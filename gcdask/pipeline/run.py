@@ -11,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.dataframe as dd
 import numpy as np
+import pandas as pd
 import xarray as xr
 from distributed import Client
 
@@ -21,12 +23,11 @@ from gcdask._version import __version__
 from gcdask.config import Config
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.masks import star_table
 from gcdask.pipeline import detection, figures, results, science, store
 from gcdask.pipeline.detection import FieldJob
 from gcdask.pipeline.inputs import Inputs, mosaic_options, open_inputs, rules_of
 from gcdask.pipeline.runner import Progress, Runner, silent
-from gcdask.pipeline.science import Scene
+from gcdask.pipeline.science import Found, Scene
 from gcdask.pipeline.truth import evaluate
 
 PACKAGES = ("numpy", "scipy", "dask", "distributed", "xarray", "zarr", "astropy", "pandas")
@@ -83,7 +84,7 @@ def run(
     InputError
         For anything wrong with the input, in one line; nothing valid is lost.
     """
-    out = Path(out).absolute()  # workers may have another working directory
+    given, out = Path(out), Path(out).absolute()  # workers may have another working directory
     inputs = open_inputs(config)
     jobs = _jobs(config, inputs, out)  # mask files are refused before the folder is touched
     identity = identify(config)
@@ -92,11 +93,13 @@ def run(
         "inputs": identity["inputs"],
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
     }
-    store.claim(out, identity["fingerprint"], record, config.local_paths(), force=force)
+    store.claim(given, identity["fingerprint"], record, config.local_paths(), force=force)
     runner = Runner(client, progress)
     with runner.current():
         runner.check_folder(out / store.RUN)
-        return _run(config, inputs, jobs, out, runner)
+        result = _run(config, inputs, jobs, out, runner)
+    report = given / result.report.name if result.report else None
+    return RunResult(given, result.results, report)
 
 
 def _run(
@@ -105,7 +108,7 @@ def _run(
     """Run the stages, in a folder that is claimed."""
     found, scene = _sources(config, inputs, jobs, out, runner)
     measured = _measure(scene, inputs, out, runner)
-    numbers = _numbers(scene, found, measured)
+    numbers = results.numbers(scene, found, measured)
     store.write_json(out / "results.json", numbers)
     if inputs.truth is not None:
         with runner.stage("truth"):
@@ -128,15 +131,15 @@ def check_folder(config: Config, out: str | Path, *, force: bool = False) -> Non
 # -- sources -------------------------------------------------------------------------------------
 def _sources(
     config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
-) -> tuple[dict[str, Any], Scene]:
+) -> tuple[Found, Scene]:
     """Detect (or take the catalogue) and inpaint; the scene that is left to be measured."""
-    found: dict[str, Any] = {}
+    found = Found()
     mask = reference = light = None
     if inputs.sources is not None:
         found = _detect(config, inputs, jobs, out, runner)
         mask = mosaic.open_map(out / "maps.zarr" / MAIN, "mask")
         light = _light(config)
-        if "reference" in found:
+        if REFERENCE in found.fields:
             reference = (
                 catalog.read(out / "reference.parquet"),
                 mosaic.open_map(out / "maps.zarr" / REFERENCE, "mask"),
@@ -148,9 +151,9 @@ def _sources(
                 table = catalog.add_manual(table, inputs.manual, inputs.grid)
             catalog.write(table, out / "catalog.parquet", overwrite=True, grid=inputs.grid)
     detected = catalog.read(out / "catalog.parquet")
-    found["n_detected"] = len(detected)
+    found.n_detected = len(detected)
     away = config.catalog is not None and _count_on(detected, inputs.grid) == 0
-    if found["n_detected"] == 0 or away:
+    if found.n_detected == 0 or away:
         raise InputError(_nothing_found(config, found, out))
     everything = detected
     if mask is not None and config.inpaint.iterations > 0:
@@ -162,15 +165,19 @@ def _sources(
 
 def _count_on(table: Any, grid: Grid) -> int:
     """How many sources lie on a grid."""
-    x, y = catalog.pixel_positions(table[["ra", "dec"]].compute(), grid)
+    counts = [dask.delayed(_on_grid)(part, grid) for part in table[["ra", "dec"]].to_delayed()]
+    return sum(dask.compute(*counts))
+
+
+def _on_grid(part: pd.DataFrame, grid: Grid) -> int:
+    x, y = catalog.pixel_positions(part, grid)
     i, j = (y - grid.origin[0]) / grid.step, (x - grid.origin[1]) / grid.step
-    inside = (np.abs(2 * i + 1 - grid.shape[0]) <= grid.shape[0]) & (
-        np.abs(2 * j + 1 - grid.shape[1]) <= grid.shape[1]
-    )
+    ny, nx = grid.shape
+    inside = (i >= -0.5) & (i < ny - 0.5) & (j >= -0.5) & (j < nx - 0.5)
     return int(np.count_nonzero(inside))
 
 
-def _nothing_found(config: Config, found: dict[str, Any], out: Path) -> str:
+def _nothing_found(config: Config, found: Found, out: Path) -> str:
     """What to say of an empty catalogue."""
     if config.catalog is not None:
         c, center = config.catalog, config.catalog.center or config.field.center
@@ -179,7 +186,8 @@ def _nothing_found(config: Config, found: dict[str, Any], out: Path) -> str:
             f"{list(center)}{f', within {c.radius:g} arcsec' if c.radius else ''}); correct "
             "catalog.center, catalog.size, catalog.radius or the catalogue"
         )
-    level, unit = (found["threshold"][k] for k in ("level", "unit"))
+    assert found.threshold is not None
+    level, unit = (found.threshold[k] for k in ("level", "unit"))
     return (
         f"the catalogue is empty: no source above the level {level:g} {unit}; lower "
         f"detect.threshold or check the masks (maps are in {out / 'maps.zarr'})"
@@ -204,20 +212,21 @@ def _jobs(config: Config, inputs: Inputs, out: Path) -> dict[str, FieldJob]:
 
 def _detect(
     config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
-) -> dict[str, Any]:
+) -> Found:
+    """Detect in all fields and write their catalogues."""
     files = {MAIN: "catalog.parquet", REFERENCE: "reference.parquet"}
-    found: dict[str, Any] = {}
+    found = Found()
     for name, job in jobs.items():
         label = config.name if name == MAIN else getattr(config.reference, "name", name)
         field = detection.detect_field(label, job, config, runner)
-        if name == MAIN:
-            found["threshold"] = detection.choose_threshold(field, config)
-        table = detection.catalogue_of(field, found["threshold"]["level"])
+        found.fields[name] = field
+        if found.threshold is None:  # that of the main field, which comes first
+            found.threshold = detection.choose_threshold(field, config)
+        table = detection.catalogue_of(field, found.threshold["level"])
         if name == MAIN and inputs.manual is not None:
             table = catalog.add_manual(table, inputs.manual, inputs.grid)
         with runner.stage(f"catalogue {label}"):
             catalog.write(table, out / files[name], overwrite=True, grid=job.grid)
-        found[name] = field
     return found
 
 
@@ -230,7 +239,7 @@ def _light(config: Config) -> xr.DataArray:
 
 
 def _inpaint(
-    config: Config, detected: Any, mask: xr.DataArray, out: Path, runner: Runner, found: dict
+    config: Config, detected: Any, mask: xr.DataArray, out: Path, runner: Runner, found: Found
 ) -> Any:
     """Write the inpainted sources; what both estimators expect goes into ``found``."""
     c, d = config.inpaint, config.density
@@ -248,7 +257,7 @@ def _inpaint(
     }
     sums = runner.compute("inpaint: expected", expected)
     drawn = catalog.read(out / "inpainted.parquet")
-    found["inpainted"] = {
+    found.inpainted = {
         "n": len(drawn),
         "estimator": c.estimator,
         "iterations": c.iterations,
@@ -295,69 +304,12 @@ def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[st
     return {**measured, **corrected}
 
 
-def _numbers(scene: Scene, found: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
-    """The tree of ``results.json``."""
-    config, inpainted = scene.config, found.get("inpainted")
-    numbers: dict[str, Any] = {
-        "name": config.name,
-        "n_detected": found["n_detected"],
-        "n_inpainted": inpainted["n"] if inpainted else 0,
-        "field": {
-            "center": list(scene.field.center),
-            "z_lens": scene.field.z_lens,
-            "z_source": scene.field.z_source,
-            "kpc_per_arcsec": scene.field.kpc_per_arcsec,
-            "sigma_cr": scene.field.sigma_cr,
-            "pixel_scale": scene.grid.pixel_scale,
-        },
-        "threshold": None,
-        "purity": None,
-        "masked_fraction": None,
-        "beta": None,
-        "correlation": None,
-        "relation": None,
-        "mass": None,
-    }
-    if "threshold" in found:
-        numbers |= _detection_numbers(found)
-    if inpainted:
-        numbers["inpainting"] = {k: v for k, v in inpainted.items() if k != "n"}
-    if "beta" in measured:
-        c = measured["correlation"]
-        numbers["beta"] = results.beta_numbers(measured["beta"], measured["floor"])
-        numbers["correlation"] = {
-            "pearson_log": results.number(c["pearson"]),
-            "spearman": results.number(c["spearman"]),
-            "n_pixels": results.number(c["n_pixels"]),
-        }
-        numbers["relation"] = results.relation_numbers(measured["relation"], measured["boxes"])
-        numbers["mass"] = results.mass_numbers(measured["mass"])
-    numbers["profile"] = results.profile_numbers(measured, scene)
-    numbers["units"] = results.units_of(numbers, config.density.alpha)
-    return store.plain(numbers)
-
-
-def _detection_numbers(found: dict[str, Any]) -> dict[str, Any]:
-    t, main = found["threshold"], found[MAIN]
-    fields = {name: found[name] for name in (MAIN, REFERENCE) if name in found}
-    return {
-        "threshold": {k: t[k] for k in ("value", "level", "unit", "kind")},
-        "purity": t["purity"],
-        "masked_fraction": main.shares["masked"],
-        "mask_shares": {name: f.shares for name, f in fields.items()},
-        "spikes": {
-            "angle": main.survey.angle,
-            "n_stars": len(star_table(main.job.mask, main.survey)),
-        },
-    }
-
-
 # -- shown ---------------------------------------------------------------------------------------
 def _show(
     scene: Scene,
     out: Path,
     runner: Runner,
-    found: dict[str, Any],
+    found: Found,
     measured: dict[str, Any],
     numbers: dict[str, Any],
 ) -> Path | None:
@@ -382,7 +334,7 @@ def _show(
             results=numbers,
             run=store.read_json(out / store.RUN) or {},
             figures=drawn,
-            notes=notes(numbers),
+            notes=results.notes(numbers),
         )
 
 
@@ -395,35 +347,3 @@ def _maps(out: Path) -> list[tuple[str, str]]:
         for p in sorted((folder / group).glob("*"))
         if p.is_dir() and p.name not in ("x", "y", "noise")
     ]
-
-
-def notes(numbers: dict[str, Any]) -> list[str]:
-    """What a reader must know about these numbers, in words."""
-    out = []
-    relation, profile = numbers.get("relation"), numbers["profile"]
-    if relation and relation["status"] != "ok":
-        out.append(
-            f"n-kappa relation: {relation['status']} ({relation['n_boxes_occupied']} of "
-            f"{relation['n_boxes_unmasked']} boxes hold a source)."
-        )
-    if profile["contamination_is_upper_limit"]:
-        out.append(
-            "Contamination is an upper limit: clusters of the lens are at the outer radii too, "
-            "and the corrected profile is a lower limit."
-        )
-    for key in ("slope_status", "contamination_status"):
-        if profile[key] != "ok":
-            out.append(f"Profile: {profile[key]}.")
-    if numbers.get("mass"):
-        thin = [m for m in numbers["mass"]["radii"] if m["coverage"] < 0.99]
-        out += [
-            f"Mass within {m['within_arcsec']:g} arcsec is a lower limit: the lens map covers "
-            f"{m['coverage']:.0%} of the disk."
-            for m in thin
-        ]
-    if numbers.get("correlation"):
-        out.append(
-            "Pixel correlations are high whatever the lens, because neighbouring pixels of rho "
-            "share the kernel's sources; compare them with mocks."
-        )
-    return out

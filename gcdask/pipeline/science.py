@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,24 @@ from gcdask import compare, density, profiles, reduce
 from gcdask.config import Config
 from gcdask.grid import Field, Grid
 from gcdask.masks import Flag
+from gcdask.pipeline.detection import Detected
 
 FLOOR_POINTS = 40_000  # tracers of kappa for the geometric floor of beta's dispersion
+
+
+@dataclass
+class Found:
+    """What was found before anything was measured.
+
+    ``fields`` are the detected fields by name, the main one first (none where the run started from
+    a catalogue); ``threshold`` is that of `choose_threshold`, and ``inpainted`` says how many were
+    drawn, and how many each estimator expects.
+    """
+
+    n_detected: int = 0
+    fields: dict[str, Detected] = dataclass_field(default_factory=dict)
+    threshold: dict[str, Any] | None = None
+    inpainted: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

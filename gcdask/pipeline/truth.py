@@ -34,10 +34,10 @@ def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, 
     -------
     dict
         ``completeness``, ``purity`` (chance matches subtracted), ``n_truth`` and ``n_found``
-        outside the edge frame; ``inpainted`` and
-        ``masked_truth`` (sources above the level on inpainted pixels) with the estimators'
-        ``expected``; ``beta`` and ``beta_truth`` by sector; ``slope`` and ``slope_truth`` with
-        errors; ``contamination`` and ``contamination_truth`` (arcsec-2).
+        outside the edge frame; ``inpainted`` and ``masked_truth`` (sources above the level on
+        inpainted pixels) with the estimators' ``expected`` numbers and their ``inpainting_bias``
+        (expected / truth - 1); ``beta`` and ``beta_truth`` by sector; ``slope`` and
+        ``slope_truth`` with errors; ``contamination`` and ``contamination_truth`` (arcsec-2).
     """
     out = Path(out)
     results = read_json(out / "results.json")
@@ -50,6 +50,7 @@ def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, 
     points = points[~at(points, mask, Flag.EDGE)]  # the frame is neither searched nor inpainted
     score = simulate.score(found, here, noise, mask, level=level)
     hidden = at(points, mask, ~Flag.EDGE)
+    expected = results.get("inpainting", {}).get("expected", {}) if hidden.any() else {}
     answer = {
         "completeness": float(score["completeness"]),
         "purity": float(score["purity"]),
@@ -58,6 +59,7 @@ def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, 
         "inpainted": results["n_inpainted"],
         "expected": results.get("inpainting", {}).get("expected"),
         "masked_truth": int(hidden.sum()),
+        "inpainting_bias": {k: v / hidden.sum() - 1 for k, v in expected.items()},
         **_betas(config, results, points, mask, out),
         **_profiles(config, results, points, mask),
     }

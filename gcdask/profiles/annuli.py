@@ -16,6 +16,7 @@ from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
 from gcdask.kernels import sums
 from gcdask.profiles.tables import annuli_coords, count_spec, from_masked, from_sources, map_table
+from gcdask.tiles import as_map
 
 Center = tuple[float, float]
 Sector = tuple[float, float]
@@ -183,7 +184,7 @@ def radial_profile(
 def _profile_of_map(
     source: Any, mask: Any, options: dict[str, Any]
 ) -> tuple[da.Array, reduce.Spec, str]:
-    values = reduce.as_map(source, "the map")
+    values = as_map(source, "the map")
     size = options["edges"].size - 1
     good = values.copy(data=reduce.usable(mask, values, "mask"))
     cut = [reduce.around(m, options["center"], options["edges"][-1]) for m in (values, good)]
@@ -238,6 +239,6 @@ def _profile_of_catalog(
 
 def _footprint(like: Any) -> xr.DataArray:
     """Tell where a map has data: finite, whatever its type."""
-    like = reduce.as_map(like, "like")
+    like = as_map(like, "like")
     data = da.isfinite(like.data) if like.dtype.kind == "f" else da.ones_like(like.data, dtype=bool)
     return like.copy(data=data)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from gcdask.kernels import dpie
+from gcdask.lensing.model import offsets as lenstool_offsets
+from gcdask.lensing.model import sky_of as lenstool_sky
 from gcdask.simulate import model
 from gcdask.simulate.model import Options
 
@@ -71,17 +73,12 @@ def intensity_factor(options: Options) -> float:
 
 def offsets(options: Options, module: int, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Offsets (west, north) in arcsec of pixels from the BCG, as Lenstool has them."""
-    ra, dec = options.grid(module).sky(x, y)
-    ra0, dec0 = model.CENTER
-    turn = (ra - ra0 + 180) % 360 - 180
-    return -turn * np.cos(np.deg2rad(dec0)) * 3600, (dec - dec0) * 3600
+    return lenstool_offsets(*options.grid(module).sky(x, y), model.CENTER)
 
 
 def pixels_of(options: Options, module: int, west: Any, north: Any) -> tuple[Any, Any]:
     """Pixels ``(x, y)`` of offsets from the BCG; inverse of `offsets`."""
-    ra0, dec0 = model.CENTER
-    ra = ra0 - np.asarray(west) / 3600 / np.cos(np.deg2rad(dec0))
-    return options.grid(module).pixel(ra, dec0 + np.asarray(north) / 3600)
+    return options.grid(module).pixel(*lenstool_sky(west, north, model.CENTER))
 
 
 def gc_intensity(options: Options, module: int, x: Any, y: Any) -> np.ndarray:

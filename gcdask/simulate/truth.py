@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from gcdask.catalog import pixel_positions
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.kernels.pairs import first_come
 from gcdask.simulate import sources
 from gcdask.simulate.model import MJYSR_PER_NJY, Options, filtered, magnitude_of
 from gcdask.simulate.psf import OVER
@@ -116,8 +117,7 @@ def match_one_to_one(
     """Pairs of positions ``a`` and ``b`` (n, 2) within ``radius``, each used at most once.
 
     Greedy: pairs whose ``b`` is in ``first`` (bool) come first, then the closer ones, then those
-    of the larger ``bright`` of ``b``. Done in rounds: a pair that is the best of both its members
-    is taken, what it used is dropped, until nothing is left, which gives the same pairs.
+    of the larger ``bright`` of ``b``.
 
     Returns
     -------
@@ -129,21 +129,8 @@ def match_one_to_one(
         return np.zeros(0, int), np.zeros(0, int)
     i, j, d = near["i"], near["j"], near["v"]
     order = np.lexsort((j, i, -bright[j], d, ~first[j]))
-    i, j = i[order], j[order]
-    taken_a, taken_b = [], []
-    while i.size:
-        best_a, best_b = np.full(len(a), i.size), np.full(len(b), i.size)
-        rank = np.arange(i.size)
-        np.minimum.at(best_a, i, rank)
-        np.minimum.at(best_b, j, rank)
-        take = (best_a[i] == rank) & (best_b[j] == rank)
-        taken_a.append(i[take])
-        taken_b.append(j[take])
-        used_a, used_b = np.zeros(len(a), bool), np.zeros(len(b), bool)
-        used_a[i[take]], used_b[j[take]] = True, True
-        left = ~used_a[i] & ~used_b[j]
-        i, j = i[left], j[left]
-    return np.concatenate(taken_a), np.concatenate(taken_b)
+    pairs = order[first_come(i[order], j[order])]
+    return i[pairs], j[pairs]
 
 
 def score(

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import numpy as np
 import zarr
 
 from gcdask.errors import InputError
 from gcdask.lensing import write_lenstool
-from gcdask.mosaic import Sources, create_array, write_tile
+from gcdask.mosaic import create_array, write_tile
+from gcdask.mosaic.ingestion import create_mosaic, finish_mosaic
 from gcdask.mosaic.source import Source
-from gcdask.mosaic.store import clear, inner_chunk, write_coordinates
+from gcdask.mosaic.store import clear
 from gcdask.simulate.mock import Mock
 from gcdask.simulate.render import Rendered, render_block
 from gcdask.tiles import tile_grid
@@ -61,14 +61,15 @@ def write(
     _make_room(paths, overwrite)
     tasks: list[Any] = []
     for module, key in enumerate(("mosaic", "module2")):
-        _create_mosaic(paths[key], mock.sources(module), chunks)
+        create_mosaic(paths[key], mock.sources(module), chunks)
         tasks += _mosaic_tasks(mock, module, paths[key], chunks)
         tasks += _truth_tasks(mock, module, paths["maps"], chunks)
     dask.compute(*tasks)
     mock.truth.to_parquet(paths["truth"], index=False)
     write_lenstool(mock.lens, paths["lens"])
-    for key in ("mosaic", "module2", "maps"):  # last: an interrupted store is known as such
-        zarr.open_group(paths[key], mode="r+").attrs["complete"] = True
+    for key in ("mosaic", "module2"):  # last: an interrupted store is known as such
+        finish_mosaic(paths[key])
+    zarr.open_group(paths["maps"], mode="r+").attrs["complete"] = True
     return paths
 
 
@@ -82,28 +83,6 @@ def _make_room(paths: dict[str, str], overwrite: bool) -> None:
         elif os.path.isdir(path):
             shutil.rmtree(path)
     Path(paths["mosaic"]).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _create_mosaic(store: str, found: Sources, chunks: int) -> None:
-    """Make an empty store of the layout of `gcdask.ingest`."""
-    wcs = found.grid.header
-    attributes: Any = {"complete": False, "wcs": wcs}
-    group = zarr.open_group(store, mode="w", zarr_format=3, attributes=attributes)
-    write_coordinates(group, store, found.grid)
-    names: Any = np.array(found.bands, np.dtypes.StringDType())
-    band = group.create_array("band", shape=names.shape, dtype=str, dimension_names=("band",))
-    band[:] = names
-    for name in ("sci", "err"):
-        group.create_array(
-            name,
-            shape=(len(found.bands), *found.grid.shape),
-            dtype="float32",
-            shards=(1, chunks, chunks),
-            chunks=(1, inner_chunk(chunks), inner_chunk(chunks)),
-            fill_value=np.nan,
-            dimension_names=("band", "y", "x"),
-            attributes={"units": found.units, "wcs": wcs},
-        )
 
 
 def _mosaic_tasks(mock: Mock, module: int, store: str, chunks: int) -> list[Any]:
