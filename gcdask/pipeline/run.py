@@ -283,7 +283,8 @@ def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[st
     stored = {name: mosaic.open_map(folder, name) for name in maps}
     kappa, rho = stored.pop("kappa", None), stored["density"]
     lazy: dict[str, Any] = {
-        "counts": science.count_profiles(scene),
+        "counts": science.count_profiles(scene, science.annuli(scene)),
+        "inner": science.count_profiles(scene, science.slope_annuli(scene)),
         "maps": science.map_profiles(scene, kappa, stored),
     }
     if kappa is not None:
@@ -299,7 +300,7 @@ def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[st
         lazy |= science.comparison(scene, kappa, rho, smooth)
         lazy["mass"] = science.masses(scene, inputs.kappa)
     measured = runner.compute("compare", lazy)
-    corrected = science.corrected(scene, measured["counts"])
+    corrected = science.corrected(scene, measured["counts"], measured["inner"])
     corrected = runner.compute("profiles", corrected)
     return {**measured, **corrected}
 

@@ -21,6 +21,7 @@ from gcdask.grid import Field, Grid
 from gcdask.masks import Flag
 from gcdask.pipeline.detection import Detected
 
+SLOPE_ANNULI = 12
 FLOOR_POINTS = 40_000  # tracers of kappa for the geometric floor of beta's dispersion
 
 
@@ -146,9 +147,14 @@ def _farthest(grid: Grid, center: tuple[float, float]) -> float:
     return float(np.hypot(*grid.offsets(x, y, center)).max())
 
 
-def count_profiles(scene: Scene) -> dict[str, xr.Dataset]:
+def slope_annuli(scene: Scene) -> np.ndarray:
+    """Edges of the annuli in which the slope is fitted: they begin and end with its range."""
+    return profiles.log_edges(*scene.config.profiles.slope_range, SLOPE_ANNULI)
+
+
+def count_profiles(scene: Scene, edges: np.ndarray) -> dict[str, xr.Dataset]:
     """Lazy profiles of the sources: ``main``, ``reference`` and both together (``sources``)."""
-    edges, center = annuli(scene), scene.field.center
+    center = scene.field.center
     like = scene.coarse.wrap(np.ones(scene.coarse.shape, np.float32), "map", "")
     out = {
         "main": profiles.radial_profile(
@@ -164,8 +170,13 @@ def count_profiles(scene: Scene) -> dict[str, xr.Dataset]:
     return out
 
 
-def corrected(scene: Scene, counts: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
-    """Contamination, the profile after its subtraction, and slopes before and after."""
+def corrected(
+    scene: Scene, counts: dict[str, xr.Dataset], inner: dict[str, xr.Dataset]
+) -> dict[str, xr.Dataset]:
+    """Contamination, the profile after its subtraction, and slopes before and after.
+
+    ``counts`` are profiles in `annuli`, ``inner`` in `slope_annuli`.
+    """
     p, c = scene.config.profiles, scene.config.profiles.contamination
     options: dict[str, Any] = {"method": c.method}
     if c.method == "reference":
@@ -182,8 +193,10 @@ def corrected(scene: Scene, counts: dict[str, xr.Dataset]) -> dict[str, xr.Datas
     return {
         "contamination": level,
         "profile": after,
-        "slope": profiles.fit_slope(counts["sources"], p.slope_range),
-        "slope_corrected": profiles.fit_slope(after, p.slope_range, variable="n_corrected"),
+        "slope": profiles.fit_slope(inner["sources"], p.slope_range),
+        "slope_corrected": profiles.fit_slope(
+            profiles.subtract(inner["sources"], level), p.slope_range, variable="n_corrected"
+        ),
     }
 
 

@@ -13,6 +13,7 @@ from gcdask import catalog, compare, density, mosaic, profiles, simulate
 from gcdask.config import Config
 from gcdask.grid import Field, Grid
 from gcdask.masks import Flag
+from gcdask.pipeline.science import SLOPE_ANNULI
 from gcdask.pipeline.store import plain, read_json
 
 POINTS = ("gc", "contaminant")
@@ -114,7 +115,7 @@ def _profiles(
     edge = (mask & int(Flag.EDGE)) != 0
     clusters = points[points["class"] == "gc"]
     low, high = p.slope_range
-    edges = profiles.log_edges(low, high, 12)
+    edges = profiles.log_edges(low, high, SLOPE_ANNULI)
     true = profiles.radial_profile(clusters, field.center, edges, edge, field=field).compute()
     slope = profiles.fit_slope(true, p.slope_range).compute()
     area = float((~edge).sum()) * Grid.of(mask).pixel_scale ** 2
