@@ -116,10 +116,10 @@ def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataA
         For anything but a mosaic, or a band that it does not have.
     """
     if not isinstance(mosaic, xr.Dataset) or "sci" not in mosaic:
-        found = getattr(mosaic, "data_vars", [])
+        found = sorted(map(str, getattr(mosaic, "data_vars", [])))
         raise InputError(
-            f"a mosaic is a Dataset with the variable 'sci', not a {type(mosaic).__name__} of "
-            f"{sorted(map(str, found))}; open it with gcdask.open_mosaic"
+            f"the mosaic ({type(mosaic).__name__} of {found}) has no variable 'sci'; open it with "
+            "gcdask.open_mosaic"
         )
     sci = as_map(mosaic["sci"], "sci", ("band", "y", "x"))
     first, *rest = _band_indices(sci, bands)

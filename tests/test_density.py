@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import xarray as xr
 from conftest import no_compute
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gcdask import catalog as cat
 from gcdask.density import density_map, inpaint, inpaint_intensity, number_density
 from gcdask.density import inpainting as module
+from gcdask.density.fields import KernelSum, Points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.masks import Flag
@@ -97,6 +100,69 @@ def test_a_cutout_sees_the_sources_around_it():
     np.testing.assert_allclose(density_map(frame, part), whole, rtol=3e-5)
 
 
+def around(n, near, far, seed=5, grid=GRID):
+    """Sources all about a grid, ``near`` to ``far`` of its longer sides from its middle."""
+    rng, long = np.random.default_rng(seed), max(grid.shape) * grid.step
+    r, a = long * np.geomspace(near, far, n), rng.uniform(0, 2 * np.pi, n)
+    x, y = grid.center
+    return cat.make_catalog(x + r * np.cos(a), y + r * np.sin(a), grid)
+
+
+@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize("softening", [0.2, 0.9])
+def test_sources_far_away_count_as_in_the_direct_sum(step, softening):
+    grid = GRID.coarsen(step)
+    frame = pd.concat([sources(60), around(300, 0.9, 200)])
+    rho = density_map(frame, grid, softening=softening)
+    assert np.abs(rho.values / direct(frame, grid, softening=softening) - 1).max() < 3e-5
+    # not lost in what the near ones give: alone
+    frame = around(300, 2.3, 200)
+    rho = density_map(frame, grid, softening=softening)
+    assert np.abs(rho.values / direct(frame, grid, softening=softening) - 1).max() < 1e-7
+
+
+def test_sources_far_away_do_not_change_bits_between_chunkings():
+    frame = pd.concat([sources(100), around(50, 1.2, 30)]).sample(frac=1, random_state=2)
+    mask = disks(GRID, 5, 10, seed=0)
+    for options in ({}, {"normalise": True, "mask": mask}):
+        maps = [density_map(frame, empty(c), **options).values for c in CHUNKINGS]
+        for other in maps[1:]:
+            np.testing.assert_array_equal(maps[0], other)
+
+
+def test_the_coarse_grid_is_as_large_as_the_field_however_far_the_sources_are():
+    def plan(*frames):
+        points = [np.stack([*cat.pixel_positions(f, GRID), np.ones(len(f))]) for f in frames]
+        return KernelSum.build(Points.gather(points), GRID, 1.6, 0.9, None).plan
+
+    near = sources(400, beyond=0.9)
+    assert plan(near, around(5000, 3, 1e4)) == plan(near)
+    assert plan(around(50, 3, 1e4)) is None
+
+
+def test_a_map_of_far_sources_can_be_normalised():
+    frame = pd.concat([sources(1, beyond=-0.4), around(50, 3, 10)])
+    rho = density_map(frame, empty((64, 64)), normalise=True)
+    assert rho.values.sum() * SCALE**2 == pytest.approx(1, rel=1e-9)
+    assert not density_map(around(50, 3, 10), GRID, normalise=True).values.any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9),
+       st.sampled_from([1, 2, 7]))  # fmt: skip
+def test_the_points_of_a_block_are_those_in_its_half_open_pixels(y0, x0, ny, nx, step):
+    rng = np.random.default_rng(3)
+    xy = rng.integers(-20, 400, (2, 500)) / 2  # many on the borders of pixels
+    points = Points.gather([np.stack([*xy, np.ones(500)])])
+    ys, xs = (step * np.arange(k, k + n) + (step - 1) / 2 for k, n in ((y0, ny), (x0, nx)))
+    k, i, j = points.inside(ys, xs, step)
+    inside = (points.y >= ys[0] - step / 2) & (points.y < ys[-1] + step / 2)
+    inside &= (points.x >= xs[0] - step / 2) & (points.x < xs[-1] + step / 2)
+    np.testing.assert_array_equal(k, np.flatnonzero(inside))
+    for p, a, n in ((points.y, ys, i), (points.x, xs, j)):
+        assert ((p[k] >= a[n] - step / 2) & (p[k] < a[n] + step / 2)).all()
+
+
 def test_weights_scale_each_source():
     frame = sources(100).assign(flux=np.random.default_rng(3).uniform(0, 5, 100))
     rho = density_map(frame, GRID, weights="flux")
@@ -119,8 +185,6 @@ def test_no_source_gives_zero():
 
 @pytest.mark.parametrize("npartitions", [1, 5])
 def test_only_the_chunks_asked_for_are_evaluated(npartitions, monkeypatch):
-    from gcdask.density.fields import KernelSum
-
     seen, at = [], KernelSum.at
     monkeypatch.setattr(
         KernelSum, "at", lambda s, y, x: seen.append(y.size * x.size) or at(s, y, x)

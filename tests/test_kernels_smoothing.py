@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
-from gcdask.kernels.smoothing import bilinear, smooth_ratio
+from gcdask.kernels.smoothing import smooth_ratio
 
 
 def test_where_supported_the_ratio_is_that_of_two_convolutions():
@@ -30,12 +30,3 @@ def test_a_uniform_field_stays_uniform_over_holes_of_any_size(radius, shape):
 def test_a_field_of_one_cell_and_one_without_good_pixels():
     assert smooth_ratio(np.array([[3.0]]), np.array([[6.0]]), 8, 16).item() == pytest.approx(0.5)
     assert not smooth_ratio(np.zeros((20, 30)), np.zeros((20, 30)), 4, 16).any()
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 6), (7, 5)])
-def test_bilinear_values_are_those_of_scipy(shape):
-    rng = np.random.default_rng(1)
-    cells = rng.random(shape)
-    y, x = np.sort(rng.uniform(-2, 9, 30)), np.sort(rng.uniform(-2, 9, 40))
-    expected = map_coordinates(cells, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest")
-    np.testing.assert_allclose(bilinear(cells, y, x), expected, rtol=1e-12)

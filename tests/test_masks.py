@@ -457,7 +457,7 @@ def everything(tmp_path):
     star = tuple(float(v) for v in GRID.sky(60.0, 200.0))
     return MaskRules(
         edge=0.6,
-        bright=Rule(40, 6),
+        bright=Rule(40, 6.5),
         extended=Rule(25, 9, fwhm=(4.0, 25.0)),
         spikes=Spikes(stars=((*star, 2.5),), angles=ANGLES),
         regions=region_file(tmp_path, text),
@@ -574,6 +574,57 @@ def test_the_bands_are_summed_in_float32():
 
 
 # -- mistakes ------------------------------------------------------------------------------------
+STAR = (342.18, -44.53, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: Rule(-25, 6), "nsigma = -25 "),
+        (lambda: Rule(float("nan"), 6), "nsigma = nan"),
+        (lambda: Rule("25", 6), "nsigma = '25'"),
+        (lambda: Rule(25, -1), "dilate = -1"),
+        (lambda: Rule(25, float("inf")), "dilate = inf"),
+        (lambda: Rule(25, True), "dilate = True"),
+        (lambda: Rule(25, 6, fwhm=(5.0, 0.5)), r"fwhm = \(5.0, 0.5\)"),
+        (lambda: Rule(25, 6, fwhm=5.0), "fwhm = 5.0"),
+        (lambda: Rule(25, 6, fwhm=(0.5, float("inf"))), "fwhm = .*inf"),
+        (lambda: Spikes(nsigma=0), "nsigma = 0"),
+        (lambda: Spikes(contrast=-1), "contrast = -1"),
+        (lambda: Spikes(length=-1.2), "length = -1.2"),
+        (lambda: Spikes(core=None), "core = None"),
+        (lambda: Spikes(width=float("inf")), "width = inf"),
+        (lambda: Spikes(angles="jwst"), "angles = 'jwst'"),
+        (lambda: Spikes(angles=(0.0, None)), "angles = .*None"),
+        (lambda: Spikes(stars=STAR), "star 342.18 is not"),
+        (lambda: Spikes(stars=(STAR[:2],)), r"star \(342.18, -44.53\) is not"),
+        (lambda: Spikes(stars=((*STAR[:2], 0),)), "star .* 0.* is not"),
+        (lambda: Spikes(stars=((STAR[1], 342.18, 3.0),)), "star .*342.18.* is not"),
+        (lambda: Spikes(stars=((float("nan"), 0.0, 3.0),)), "star .*nan.* is not"),
+        (lambda: Spikes(stars=7), "stars = 7"),
+        (lambda: MaskRules(edge=-6.6), "edge = -6.6"),
+        (lambda: MaskRules(edge=None), "edge = None"),
+        (lambda: MaskRules(bright=150.0), "bright = 150.0 is not a Rule"),
+        (lambda: MaskRules(extended={"nsigma": 25}), "extended = .* is not a Rule"),
+        (lambda: MaskRules(spikes=True), "spikes = True"),
+        (lambda: MaskRules(regions="stars.reg"), "regions = 'stars.reg'"),
+        (lambda: MaskRules(files=(3,)), r"files = \(3,\)"),
+        (lambda: build_mask(mosaic(noise(SHAPE)), edge=-1), "edge = -1"),
+    ],
+)
+def test_rules_out_of_range_are_refused_where_they_are_made(make, what):
+    with no_compute(), pytest.raises(InputError, match=what) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_rules_of_plain_and_numpy_numbers():
+    star = np.array(STAR)
+    rules = MaskRules(edge=0, bright=Rule(np.float32(25), np.int64(0), fwhm=[1, 3]),
+                      spikes=Spikes(stars=[star], angles=[0, 60]), regions=["a.reg"])  # fmt: skip
+    assert rules.halo > 0
+
+
 def test_a_missing_region_file():
     with pytest.raises(InputError, match=r"region file nowhere\.reg does not exist; check"):
         mask_of(noise(SHAPE), regions=("nowhere.reg",))
@@ -630,8 +681,7 @@ def test_an_unknown_option():
 
 
 def test_a_mosaic_without_wcs():
-    data = mosaic(noise(SHAPE))
-    data.attrs.clear()
+    data = mosaic(noise(SHAPE)).drop_attrs()
     with pytest.raises(InputError, match="no WCS"):
         build_mask(data)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcdask.grid import Grid
-from gcdask.kernels import nearfar
-from gcdask.kernels.smoothing import bilinear, smooth_ratio
+from gcdask.kernels import distant, nearfar
+from gcdask.kernels.noise import interpolate_cells
+from gcdask.kernels.smoothing import smooth_ratio
 from gcdask.masks import Flag
 
 log = logging.getLogger(__name__)
@@ -42,55 +43,79 @@ class Points:
 
     def inside(self, ys: np.ndarray, xs: np.ndarray, step: int) -> tuple[np.ndarray, ...]:
         """Find the points in a block's (half-open) pixels: indices, rows, columns."""
-        i, j = (np.floor((p - a[0]) / step + 0.5) for p, a in ((self.y, ys), (self.x, xs)))
+        # the points are sorted by y: only those of the block's rows are looked at
+        low, high = np.searchsorted(self.y, [ys[0] - step, ys[-1] + step])
+        near = slice(low, high)
+        i, j = (np.floor((p[near] - a[0]) / step + 0.5) for p, a in ((self.y, ys), (self.x, xs)))
         k = np.flatnonzero((i >= 0) & (i < ys.size) & (j >= 0) & (j < xs.size))
-        return k, i[k].astype(int), j[k].astype(int)
+        return k + low, i[k].astype(int), j[k].astype(int)
+
+    def __getitem__(self, rows: np.ndarray) -> Points:
+        """Some of the points, in their order."""
+        return Points(self.x[rows], self.y[rows], self.w[rows])
 
 
 @dataclass(frozen=True)
 class KernelSum:
-    """The sum of W over all points, ready to be evaluated on any block."""
+    """The sum of W over all points, ready to be evaluated on any block of a grid.
+
+    ``points`` are those on the grid and about it, whose far field has the ``coeffs`` of ``plan``.
+    Points that are further away than the grid is long (``outlying``: their coefficients on the
+    grid's ``box``) are no part of it: they would stretch the coarse grid to where nobody looks.
+    ``bound`` is an upper bound of rho.
+    """
 
     points: Points
     plan: nearfar.Plan | None = None
     coeffs: np.ndarray | None = None
+    box: distant.Box = (0, 0, 0, 0)
+    outlying: np.ndarray | None = None
+    bound: float = 0.0
 
     @classmethod
     def build(
         cls, points: Points, grid: Grid, alpha: float, softening: float, r_c: float | None
     ) -> KernelSum:
-        """Far field of the points on a coarse grid that covers them and ``grid``."""
+        """Far field of the points on a coarse grid that covers the near ones and ``grid``."""
         if not points.x.size:
             return cls(points)
-        ends = ((grid.y[[0, -1]], points.y), (grid.x[[0, -1]], points.x))
+        box = (float(grid.y[0]), float(grid.y[-1]), float(grid.x[0]), float(grid.x[-1]))
+        scale, bound = grid.global_scale, float(np.abs(points.w).sum() * softening**-alpha)
+        away, outlying = distant.outlying(points.x, points.y, box), None
+        if away.any():
+            far, points = points[away], points[~away]
+            outlying = distant.coefficients(far.x, far.y, far.w, box, alpha, softening, scale)
+            if not points.x.size:
+                return cls(points, None, None, box, outlying, bound)
+        ends = ((box[:2], points.y), (box[2:], points.x))
         lo_hi = [float(f(np.concatenate(e))) for e in ends for f in (np.min, np.max)]
         plan = nearfar.plan(
             (lo_hi[0], lo_hi[1], lo_hi[2], lo_hi[3]),
             alpha,
             softening,
-            grid.global_scale,
+            scale,
             n_points=points.x.size,
             step=grid.step,
-            r_c=None if r_c is None else r_c / grid.global_scale,
+            r_c=None if r_c is None else r_c / scale,
         )
         coarse = nearfar.assign(points.x, points.y, points.w, plan)
-        return cls(points, plan, nearfar.far_field(coarse, plan))
+        return cls(points, plan, nearfar.far_field(coarse, plan), box, outlying, bound)
 
     def at(self, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
-        """Evaluate rho at rows ``ys`` and columns ``xs``, float64."""
-        if self.plan is None or self.coeffs is None:
-            return np.zeros((ys.size, xs.size))
-        out = nearfar.evaluate_far(self.coeffs, ys, xs, self.plan)
-        p = self.points
-        return nearfar.near_sum(p.x, p.y, p.w, ys, xs, self.plan, out=out)
+        """Evaluate rho at rows ``ys`` and columns ``xs`` of the grid, float64."""
+        out = np.zeros((ys.size, xs.size))
+        if self.plan is not None and self.coeffs is not None:
+            out = nearfar.evaluate_far(self.coeffs, ys, xs, self.plan)
+            p = self.points
+            nearfar.near_sum(p.x, p.y, p.w, ys, xs, self.plan, out=out)
+        if self.outlying is not None:
+            distant.add(out, self.outlying, ys, xs, self.box)
+        return out
 
     @property
     def unit(self) -> float:
         """Quantum of exact sums: 2**-52 of an upper bound of rho."""
-        bound = np.abs(self.points.w).sum() * (
-            self.plan.softening**-self.plan.alpha if self.plan else 0
-        )
-        return float(2.0 ** (np.ceil(np.log2(bound)) - 2 * HALF)) if bound > 0 else 1.0
+        return float(2.0 ** (np.ceil(np.log2(self.bound)) - 2 * HALF)) if self.bound > 0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -123,12 +148,11 @@ class LocalRatio:
 
     def at(self, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
         """Evaluate sources per pixel at rows ``ys`` and columns ``xs``, float64."""
-        middle = (self.cell - 1) / 2
-        v, u = (
-            (np.floor(a / self.step) - middle) / self.cell - k
-            for a, k in ((ys, self.corner[0]), (xs, self.corner[1]))
+        rows, columns = (
+            np.floor(a / self.step) - k * self.cell
+            for a, k in zip((ys, xs), self.corner, strict=True)
         )
-        return bilinear(self.ratio, v, u)
+        return interpolate_cells(self.ratio, self.cell, rows, columns).astype(float)
 
 
 def cell_of(grid: Grid, sigma: float) -> int:

@@ -62,7 +62,7 @@ def _unmasked(points: Points, parts: np.ndarray) -> tuple[Points, int]:
         keep[k] = False
     if not keep.all():
         log.info("%d sources on masked pixels are not used to inpaint", (~keep).sum())
-    return Points(points.x[keep], points.y[keep], points.w[keep]), sum(n for _, n in parts.ravel())
+    return points[keep], sum(n for _, n in parts.ravel())
 
 
 def positive(**values: float | None) -> None:

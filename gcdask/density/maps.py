@@ -36,8 +36,8 @@ def density_map(
     """Smoothed density of sources, rho(x) = sum_i w_i (softening + |x - x_i|)**-alpha, lazily.
 
     The kernel of the paper (section 3). It has no cut-off and no periodic images: every source
-    counts everywhere, also those outside the map. Relative error below 1e-4 (of order 1e-6 for
-    thousands of sources).
+    counts everywhere, also those outside the map, at no cost of memory however far. Relative
+    error below 1e-4 (of order 1e-6 for thousands of sources).
 
     Parameters
     ----------

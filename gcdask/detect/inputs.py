@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 
-from gcdask.errors import InputError
 from gcdask.tiles import as_mask, on_pixels
-
-
-def check_pair(fwhm: Any) -> None:
-    """Refuse widths of a high-pass that are not two ascending positive numbers."""
-    if len(fwhm) != 2 or not 0 < fwhm[0] < fwhm[1] < math.inf:
-        raise InputError(f"fwhm = {fwhm} px: give two ascending widths, e.g. (0.5, 5.0)")
 
 
 def axes(image: xr.DataArray) -> dict[str, Any]:

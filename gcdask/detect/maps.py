@@ -10,12 +10,13 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from gcdask.detect.inputs import aligned, check_pair, masked, wrap
+from gcdask.detect.inputs import aligned, masked, wrap
 from gcdask.detect.window import FILTERS, Pair, chain, chain_halo
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
 from gcdask.kernels import highpass as hp
 from gcdask.kernels.noise import interpolate_cells
+from gcdask.masks.rules import check_fwhm
 from gcdask.survey import SurveyPlan, lattices, noise_cells
 from gcdask.tiles import as_map, band_sum, map_windows, windows
 
@@ -47,7 +48,7 @@ def highpass(
     InputError
         For other dimensions, a mask on other pixels, or widths that are not ascending.
     """
-    check_pair(fwhm)
+    check_fwhm(fwhm)
     dims = ("band", "y", "x") if "band" in getattr(image, "dims", ()) else ("y", "x")
     image = as_map(image, "the image", dims)
     data = image.data
@@ -97,7 +98,7 @@ def detection_map(
         For a missing variable, dimension or band, or a mask on other pixels.
     """
     for pair in fwhm:
-        check_pair(pair)
+        check_fwhm(pair)
     image = band_sum(mosaic, bands)
     if mask is None:
         mask = mosaic.get("mask")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from gcdask.kernels.noise import interpolate_cells
+
 SUPPORT = 0.1  # least part of the Gaussian's weight on good pixels
 
 
@@ -46,8 +48,7 @@ def smooth_ratio(
         wide = np.full(good.shape, counts.sum(dtype=float) / total if total else 0, np.float32)
     else:
         coarse = smooth_ratio(_halve(counts), _halve(good), sigma, 4 * area, support=support)
-        y, x = (np.arange(n) / 2 - 0.25 for n in good.shape)
-        wide = bilinear(coarse, y, x)
+        wide = interpolate_cells(coarse, 2, *(np.arange(n) for n in good.shape))
     return np.where(ok, ratio, wide).astype(np.float32)
 
 
@@ -55,20 +56,3 @@ def _halve(cells: np.ndarray) -> np.ndarray:
     ny, nx = cells.shape
     cells = np.pad(cells, ((0, ny % 2), (0, nx % 2)))
     return cells[::2, ::2] + cells[1::2, ::2] + cells[::2, 1::2] + cells[1::2, 1::2]
-
-
-def bilinear(cells: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Values at the rows ``y`` and columns ``x`` (in cells, 0 = a centre), ``(y.size, x.size)``.
-
-    Constant beyond the outermost centres; float64.
-    """
-    (y0, y1, v), (x0, x1, u) = (_bracket(t, n) for t, n in zip((y, x), cells.shape, strict=True))
-    v = v[:, None]
-    rows = cells[y0] * (1 - v) + cells[y1] * v
-    return np.asarray(rows[:, x0] * (1 - u) + rows[:, x1] * u)
-
-
-def _bracket(t: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    t = np.clip(t, 0, n - 1)
-    low = np.minimum(t.astype(int), max(n - 2, 0))
-    return low, np.minimum(low + 1, n - 1), t - low

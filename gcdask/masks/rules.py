@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntFlag
+from numbers import Real
+from os import PathLike
 from typing import Any
 
+import numpy as np
+
+from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import highpass as hp
 from gcdask.survey import FILTERS, SurveyPlan
@@ -31,6 +38,25 @@ FLAG_ATTRS = {
 }
 
 
+def check_fwhm(fwhm: Any) -> None:
+    """Refuse widths of a high-pass that are not two ascending positive numbers."""
+    pair = tuple(fwhm) if isinstance(fwhm, Sequence) and not isinstance(fwhm, str) else ()
+    if len(pair) != 2 or not all(map(_is_number, pair)) or not 0 < pair[0] < pair[1]:
+        raise InputError(f"fwhm = {fwhm!r} px: give two ascending widths, e.g. (0.5, 5.0)")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_positive(who: str, **values: Any) -> None:
+    for name, value in values.items():
+        if not _is_number(value) or not value > 0:
+            raise InputError(
+                f"{who}: {name} = {value!r} is not a positive number; give one above 0"
+            )
+
+
 @dataclass(frozen=True)
 class Rule:
     """Mask what a band-passed image shows above ``nsigma``, grown by ``dilate`` px.
@@ -39,8 +65,28 @@ class Rule:
     """
 
     nsigma: float
-    dilate: int
+    dilate: float
     fwhm: tuple[float, float] = (0.5, 5.0)
+
+    def __post_init__(self) -> None:
+        _check_positive("Rule", nsigma=self.nsigma)
+        if not _is_number(self.dilate) or self.dilate < 0:
+            raise InputError(f"Rule: dilate = {self.dilate!r} is no radius in px; give 0 or more")
+        check_fwhm(self.fwhm)
+
+
+def _is_listed(values: Any) -> bool:
+    return isinstance(values, Sequence | np.ndarray) and not isinstance(values, str)
+
+
+def _check_star(star: Any) -> None:
+    """Refuse what is not (ra, dec, length) in deg, deg and arcsec."""
+    good = _is_listed(star) and len(star) == 3 and all(map(_is_number, star))
+    if not good or not (-90 <= star[1] <= 90 and star[2] > 0):
+        raise InputError(
+            f"Spikes: star {star!r} is not (ra, dec, length); give deg, deg and arcsec above 0, "
+            "e.g. (342.18, -44.53, 3.0)"
+        )
 
 
 @dataclass(frozen=True)
@@ -74,10 +120,24 @@ class Spikes:
     width: float = 0.25
     stars: tuple[tuple[float, float, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_positive("Spikes", nsigma=self.nsigma, contrast=self.contrast)
+        _check_positive("Spikes", length=self.length, core=self.core, width=self.width)
+        angles = () if self.angles is None else self.angles
+        if not _is_listed(angles) or not all(map(_is_number, angles)):
+            raise InputError(
+                f"Spikes: angles = {self.angles!r}; give position angles in deg, e.g. (0.0, 60.0), "
+                "or None for JWST's six"
+            )
+        if not _is_listed(self.stars):
+            raise InputError(f"Spikes: stars = {self.stars!r}; give a list of (ra, dec, length)")
+        for star in self.stars:
+            _check_star(star)
+
 
 @dataclass(frozen=True)
 class MaskRules:
-    """What to mask; ``edge`` in arcsec, None switches a cause off."""
+    """What to mask; ``edge`` in arcsec (0 = off), None switches another cause off."""
 
     edge: float = 6.6
     bright: Rule | None = Rule(nsigma=150.0, dilate=6)
@@ -86,6 +146,20 @@ class MaskRules:
     spikes: Spikes | None = Spikes()
     regions: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.edge) or self.edge < 0:
+            raise InputError(f"edge = {self.edge!r} is not a width in arcsec; give 0 (off) or more")
+        for name in ("bright", "luminous", "extended"):
+            rule = getattr(self, name)
+            if not isinstance(rule, Rule | None):
+                raise InputError(f"{name} = {rule!r} is not a Rule; give one, or None (off)")
+        if not isinstance(self.spikes, Spikes | None):
+            raise InputError(f"spikes = {self.spikes!r} is no Spikes; give them, or None (off)")
+        for name in ("regions", "files"):
+            paths = getattr(self, name)
+            if not _is_listed(paths) or not all(isinstance(p, str | PathLike) for p in paths):
+                raise InputError(f"{name} = {paths!r} is not a list of paths; give e.g. ('a',)")
 
     def survey_plan(self, grid: Grid, *, noise_cell: int = 128, **options: Any) -> SurveyPlan:
         """The survey that these rules need on a field; ``options`` are fields of `SurveyPlan`."""
@@ -99,6 +173,5 @@ class MaskRules:
     @property
     def halo(self) -> int:
         """Pixels around a core that its mask depends on."""
-        return max(
-            (hp.halo(r.fwhm) + r.dilate for r in (self.bright, self.extended) if r), default=0
-        )
+        rules = [rule for rule in (self.bright, self.extended) if rule]
+        return max((hp.halo(r.fwhm) + math.floor(r.dilate) for r in rules), default=0)
