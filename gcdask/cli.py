@@ -98,7 +98,7 @@ def ingest(
         list[str] | None, typer.Option(help="Weight map (0 = no data), BAND=FILE; repeat.")
     ] = None,
     chunks: Annotated[int, typer.Option(help="Side of the shards (px), a multiple of 256.")] = 2048,
-    unit: Annotated[str | None, typer.Option(help="Unit of the pixels, if no BUNIT.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of the pixels, in place of BUNIT.")] = None,
     align: Annotated[
         str, typer.Option(help="Bands on other pixels: refuse, or reproject (onto the first).")
     ] = "refuse",
@@ -332,6 +332,8 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _print_result(result: Any) -> None:
+    for note in result.results.get("notes", ()):
+        typer.echo(f"note: {note}")
     typer.echo(f"results: {result.out}")
     if result.report is not None:
         typer.echo(f"report:  {result.report}")

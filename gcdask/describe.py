@@ -42,7 +42,7 @@ def describe(path: str | os.PathLike) -> Rows:
     if is_store(text):
         return _store(text)
     if folder.is_dir():
-        if (folder / "manifest.json").is_file():
+        if (folder / "_manifest.json").is_file():
             return _catalog(text)
         raise InputError(
             f"{text} is a folder, but no zarr store, catalogue or run; give one of these or a file"

@@ -326,6 +326,7 @@ class Detect(Section):
     radius: Annotated[int, Field(strict=True, ge=1, le=12)] = option(
         3, "radius of the disk blanked around a peak (px)"
     )
+    rim: Natural = option(0, "grow masks of sources after filtering (px): 3 hides bright rims")
     level: Annotated[Number, Field(ge=1)] = option(2.0, "the catalogue keeps peaks above level x T")
 
     @property

@@ -364,7 +364,7 @@ def test_catalogues(tiny, finished, name, text, keys, words):
 
 def test_catalogue_folders(tiny, finished):
     Path("half.parquet").mkdir()
-    refused(tiny, finished, from_table("half.parquet"), "half.parquet", "no manifest.json")
+    refused(tiny, finished, from_table("half.parquet"), "half.parquet", "no _manifest.json")
     catalog.write(catalog.meta(), "none.parquet")
     one_line(tiny.run(from_table("none.parquet")), "none.parquet", "no source")
 
@@ -767,3 +767,9 @@ def test_an_unexpected_error_is_one_line_too(tiny, monkeypatch, stage):
     monkeypatch.setattr(detection, stage, fail)
     one_line(tiny.run({}), "ZeroDivisionError: something unexpected", "--debug", code=1)
     assert not Path("out/manifest.json").exists()
+
+
+def test_a_centre_far_from_the_field(tiny, finished):
+    """RA and Dec mixed up, or another cluster's: refused before anything is read."""
+    changes = {"field": {"center": [10.0, 20.0]}}
+    refused(tiny, finished, changes, "field.center", "[10.0, 20.0]", "far from")

@@ -163,7 +163,7 @@ def test_a_written_catalogue_can_be_written_again_from_read_only_parts(tmp_path)
     same(catalog.read(tmp_path / "a"), sources())
     manifest = catalog.read_manifest(tmp_path / "a")
     there = {p.name for p in (tmp_path / "a").iterdir()}
-    assert there == {"manifest.json"} | {p["name"] for p in manifest["parts"]}
+    assert there == {"_manifest.json"} | {p["name"] for p in manifest["parts"]}
 
 
 def test_only_the_parts_of_the_manifest_count(tmp_path):
@@ -196,7 +196,7 @@ def test_tiles_write_their_own_parts(tmp_path):
     assert [r["rows"] for r in rows] == [40, 40, 40, 0]
     assert rows[0]["bounds"][0] == parts[0]["x"].min()
     assert "bounds" not in rows[3]
-    with pytest.raises(InputError, match=r"no manifest\.json"):
+    with pytest.raises(InputError, match=r"no _manifest\.json"):
         catalog.read(tmp_path)
     catalog.write_manifest(tmp_path, rows, fingerprint="abc")
     assert catalog.read_manifest(tmp_path)["fingerprint"] == "abc"
@@ -425,10 +425,10 @@ def test_bad_fits_tables(tmp_path):
 
 
 def test_damaged_folders(tmp_path):
-    with pytest.raises(InputError, match=r"no manifest\.json"):
+    with pytest.raises(InputError, match=r"no _manifest\.json"):
         catalog.read(tmp_path)
     catalog.write(sources(), tmp_path / "a")
-    manifest = tmp_path / "a" / "manifest.json"
+    manifest = tmp_path / "a" / "_manifest.json"
     text = manifest.read_text()
     part = tmp_path / "a" / json.loads(text)["parts"][0]["name"]
     manifest.write_text(text[:100])

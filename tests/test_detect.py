@@ -493,3 +493,26 @@ def test_purity():
         detect.purity([10, 10, 4, 0], [1, 0, 8, 3]), [0.9, 1.0, 0.0, np.nan]
     )
     assert detect.purity(10, 2) == pytest.approx(0.8)
+
+
+# -- rims ----------------------------------------------------------------------------------------
+def test_a_rim_hides_the_outline_of_a_masked_galaxy():
+    """On the slope of a galaxy the outline of its masked core is bright; 3 px of rim hide it."""
+    y, x = np.mgrid[:200, :220]
+    galaxy = 300 * np.exp(-np.hypot(y - 100, x - 110) / 12)
+    image = plain_map(
+        (galaxy + np.random.default_rng(0).normal(0, 0.3, y.shape)).astype(np.float32)
+    )
+    mosaic = xr.Dataset({"sci": image.expand_dims(band=["A"])}, attrs=image.attrs)
+    core = np.hypot(y - 100, x - 110) < 20
+    mask = image.copy(data=np.where(core, np.uint16(Flag.EXTENDED), 0).astype(np.uint16))
+    plain, rimmed = (detect.detection_map(mosaic, mask, rim=rim) for rim in (0, 3))
+    counts = [
+        len(detect.detect_peaks(m, 5, noise=0.25, in_sigma=True).compute()) for m in (plain, rimmed)
+    ]
+    assert counts[0] > 10
+    assert counts[1] <= counts[0] // 5
+    grown = ndimage.binary_dilation(core, detect.window.hp.disk(3))
+    np.testing.assert_array_equal(np.isnan(rimmed.values), grown)
+    chunked = detect.detection_map(mosaic.chunk(y=37, x=50), mask.chunk(y=37, x=50), rim=3)
+    assert chunked.values.tobytes() == rimmed.values.tobytes()

@@ -1,6 +1,6 @@
 """A catalogue on disk: a folder of Parquet parts that counts once its manifest is written.
 
-Parts are written under unique names, each by its own task; `manifest.json`, written last, lists
+Parts are written under unique names, each by its own task; `_manifest.json`, written last, lists
 those that are valid, and readers trust nothing else. A killed write therefore leaves either the
 old catalogue or none, never half a new one. Units and descriptions are in the metadata of the
 Parquet fields.
@@ -26,7 +26,7 @@ from gcdask.catalog.schema import SCHEMA, as_dask, units
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"  # other readers of Parquet folders skip names with an underscore
 FORMAT = "gcdask-catalog"
 
 
@@ -125,7 +125,7 @@ def part_name(index: int | str) -> str:
 
 # -- the folder ---------------------------------------------------------------------------------
 def write_manifest(folder: Any, rows: Iterable[Mapping[str, Any]], **about: Any) -> dict[str, Any]:
-    """Make the parts valid: write ``folder/manifest.json``, the last act of writing a catalogue.
+    """Make the parts valid: write ``folder/_manifest.json``, the last act of writing a catalogue.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from gcdask.masks import Flag
 from gcdask.tiles import as_mask, on_pixels
 
 
@@ -28,6 +29,16 @@ def masked(data: da.Array, mask: Any, image: xr.DataArray) -> da.Array:
         return data
     bits = aligned(as_mask(mask), image, "mask")
     return da.where(bits != 0, np.float32(np.nan), data)
+
+
+def bits_of(mask: Any, image: xr.DataArray) -> da.Array:
+    """Mask bits (uint16) on the pixels of `image`; those of a bool mask, or none, as ``USER``."""
+    if mask is None:
+        return da.zeros(image.shape, np.uint16, chunks=image.data.chunks)
+    bits = aligned(as_mask(mask), image, "mask")
+    if bits.dtype.kind == "b":
+        return bits.astype(np.uint16) * np.uint16(Flag.USER)
+    return bits.astype(np.uint16)
 
 
 def wrap(data: da.Array, like: xr.DataArray, name: str) -> xr.DataArray:

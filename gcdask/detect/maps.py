@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from gcdask.detect.inputs import aligned, masked, wrap
+from gcdask.detect.inputs import aligned, bits_of, masked, wrap
 from gcdask.detect.window import FILTERS, Pair, chain, chain_halo
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
@@ -69,6 +69,7 @@ def detection_map(
     fwhm: tuple[Pair, Pair] = FILTERS,
     luminous: float | xr.DataArray | None = None,
     luminous_dilate: float = 5,
+    rim: float = 0,
     bands: Sequence[str] | None = None,
 ) -> xr.DataArray:
     """Filter a mosaic into its detection map: the bands' sum after two high-passes (see `chain`).
@@ -84,6 +85,9 @@ def detection_map(
     luminous : float or DataArray (y, x), optional
         Pixels of the first filtered image (sum of the bands) above it are masked before the
         second filter, with a disk of radius `luminous_dilate` px. In the units of ``sci``.
+    rim : float
+        Masked sources and shapes grow by this many px after filtering, which hides the bright
+        rims along the outlines of masked galaxies (a bool mask grows as a whole).
     bands : sequence of str, optional
         The bands to add; all by default.
 
@@ -102,7 +106,7 @@ def detection_map(
     image = band_sum(mosaic, bands)
     if mask is None:
         mask = mosaic.get("mask")
-    arrays = [masked(image.data, mask, image)]
+    arrays = [image.data, bits_of(mask, image)]
     level = luminous
     if isinstance(luminous, xr.DataArray):
         arrays.append(aligned(luminous, image, "luminous"))
@@ -110,8 +114,8 @@ def detection_map(
     out = map_windows(
         _chain_core,
         arrays,
-        chain_halo(fwhm, 0 if luminous is None else luminous_dilate),
-        {"fwhm": fwhm, "luminous": level, "luminous_dilate": luminous_dilate},
+        chain_halo(fwhm, 0 if luminous is None else luminous_dilate, rim),
+        {"fwhm": fwhm, "luminous": level, "luminous_dilate": luminous_dilate, "rim": rim},
         dtype=np.float32,
     )
     return wrap(out, image, "detection")
@@ -171,11 +175,11 @@ def _highpass_core(tile: Tile, window: np.ndarray, fwhm: Pair) -> np.ndarray:
     return hp.highpass(window, None, fwhm)[tile.inner]
 
 
-def _chain_core(tile: Tile, window: np.ndarray, *rest: Any) -> np.ndarray:
+def _chain_core(tile: Tile, window: np.ndarray, bits: np.ndarray, *rest: Any) -> np.ndarray:
     *level, options = rest
     if level:
         options = options | {"luminous": level[0]}
-    return chain(window, **options)[0][tile.inner]
+    return chain(window, bits, **options)[0][tile.inner]
 
 
 def _interpolate(y: np.ndarray, x: np.ndarray, cells: np.ndarray, cell: int) -> np.ndarray:

@@ -18,6 +18,8 @@ from gcdask.masks import Flag
 Pair = tuple[float, float]
 FILTERS: tuple[Pair, Pair] = ((0.5, 5.0), (1.0, 3.0))
 PEAK_HALO = 16  # px: leaves no peak undecided where noise dominates
+#: What grows by the rim: causes that cover light. (Not the frame, and not missing data.)
+GROWN = (Flag.BRIGHT, Flag.LUMINOUS, Flag.EXTENDED, Flag.SPIKE, Flag.REGION, Flag.USER)
 NEAR_RADIUS = 15  # px: reach of the filters' negative rings about a bright peak
 _WORK = ["row", "col", "value", "undecided"]  # columns of pending rows only
 
@@ -29,6 +31,7 @@ def chain(
     fwhm: tuple[Pair, Pair] = FILTERS,
     luminous: float | np.ndarray | None = None,
     luminous_dilate: float = 5,
+    rim: float = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Filter one window into its detection map: high-pass, luminous peaks masked, high-pass.
 
@@ -44,6 +47,10 @@ def chain(
         Pixels of the first filtered image above it are masked too; None for none.
     luminous_dilate : float
         Radius (px) of the disk about each of them.
+    rim : float
+        Sources and shapes that are masked grow by this many px after filtering: along the outline
+        of a masked galaxy the normalised convolution sees its slope from one side only, which
+        gives a bright rim.
 
     Returns
     -------
@@ -65,15 +72,21 @@ def chain(
     first = hp.highpass(image, bits == 0, fwhm[0])
     if luminous is not None:
         bits[hp.dilate(first > luminous, luminous_dilate)] |= np.uint16(Flag.LUMINOUS)
-    return hp.highpass(first, bits == 0, fwhm[1]), bits
+    detection = hp.highpass(first, bits == 0, fwhm[1])
+    for flag in GROWN if rim >= 1 else ():
+        bits[hp.dilate((bits & np.uint16(flag)) != 0, rim)] |= np.uint16(flag)
+    detection[bits != 0] = np.nan
+    return detection, bits
 
 
-def chain_halo(fwhm: tuple[Pair, Pair] = FILTERS, luminous_dilate: float = 0) -> int:
+def chain_halo(
+    fwhm: tuple[Pair, Pair] = FILTERS, luminous_dilate: float = 0, rim: float = 0
+) -> int:
     """Pixels around a core that `chain` needs to give the core the bits of the whole array.
 
     ``luminous_dilate`` is 0 where no luminous peaks are masked.
     """
-    return hp.halo(*fwhm) + math.floor(luminous_dilate)
+    return hp.halo(*fwhm) + math.floor(luminous_dilate) + math.floor(rim)
 
 
 def peaks_in_window(

@@ -44,6 +44,7 @@ class FieldJob:
     mask: masks.MaskPlan
     filters: tuple[tuple[float, float], tuple[float, float]]
     radius: int
+    rim: int
     in_sigma: bool  # peaks are found on detection / noise rather than on detection
     threshold: float
     folder: str
@@ -64,7 +65,7 @@ class FieldJob:
         luminous = self.mask.rules.luminous
         return (
             self.mask.rules.halo
-            + detect.chain_halo(self.filters, luminous.dilate if luminous else 0)
+            + detect.chain_halo(self.filters, luminous.dilate if luminous else 0, self.rim)
             + self.peak_halo
         )
 
@@ -106,6 +107,7 @@ def make_job(
         mask=masks.plan_mask(sources.grid, rules),
         filters=d.filters,
         radius=d.radius,
+        rim=d.rim,
         in_sigma=d.threshold_kind != "value",
         threshold=float(lowest),
         folder=str(folder),
@@ -148,6 +150,7 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
         if luminous
         else None,
         luminous_dilate=luminous.dilate if luminous else 0,
+        rim=job.rim,
     )
     noise = survey.noise(DETECTION, y, x)
     parts, pending, counts = {}, {}, {}

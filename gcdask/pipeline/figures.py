@@ -149,8 +149,9 @@ def _lens_figures(
             kpc_per_arcsec=scene.field.kpc_per_arcsec,
         ),
         "Density and lens model",
-        "Smoothed density of all sources (grey, green contours) and convergence of the lens model "
-        "(cyan contours) (paper, figure 4).",
+        "Smoothed density of all sources (grey, logarithmic; green contours) and convergence of "
+        "the lens model (cyan contours) (paper, figure 4). Beyond the outermost sources the "
+        "density only shows the kernel's wings.",
     )  # fmt: skip
     used = rho.copy(data=reduce.usable(scene.where, rho))
     part = [small(m) for m in (kappa, rho, used.astype(np.float32))]
@@ -200,11 +201,12 @@ def _profile_figure(
             contamination=measured["contamination"],
             beta=scale,
             slope_range=scene.config.profiles.slope_range,
-            slope=measured["slope"],
+            slope=measured["slope_corrected"],
             kpc_per_arcsec=scene.field.kpc_per_arcsec,
         ),
         "Radial profiles",
-        "Sources before and after subtraction of the contamination, convergence, densities for "
+        "Sources before and after subtraction of the contamination (dashed: fitted slope of the "
+        "latter), convergence, densities for "
         "three exponents (each scaled to the convergence) and light (paper, figure 7).",
     )
 

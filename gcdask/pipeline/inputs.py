@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from gcdask import catalog, lensing, masks, mosaic
 from gcdask.config import Config
 from gcdask.errors import InputError
-from gcdask.grid import Field, Grid
+from gcdask.grid import Field, Grid, tangent_offsets
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def open_inputs(config: Config) -> Inputs:
     else:
         grid = map_grid(config)
         table = open_catalog(config)
+    if sources is not None:
+        _check_center(field, grid)
     manual = None
     if config.manual is not None:
         catalog.read(config.manual, grid=grid)  # refused now rather than after the detection
@@ -69,6 +72,19 @@ def open_inputs(config: Config) -> Inputs:
             raise InputError(text if path in text else f"lens.path: {path}: {text}") from error
     truth = open_truth(config.truth) if config.truth is not None else None
     return Inputs(field, grid, sources, reference, table, manual, kappa, truth)
+
+
+def _check_center(field: Field, grid: Grid) -> None:
+    """Refuse a centre that the field cannot have: far off, or RA and Dec mixed up."""
+    ra, dec = grid.sky(*grid.center)
+    away = float(np.hypot(*tangent_offsets(*field.center, (float(ra), float(dec)))))
+    behind = np.cos(np.deg2rad(field.center[1] - dec)) <= 0
+    size = max(grid.shape) * grid.pixel_scale
+    if behind or not away < 1.5 * size:
+        raise InputError(
+            f"field.center: {list(field.center)} is far from the field about "
+            f"[{float(ra):.5f}, {float(dec):.5f}] ({size:.3g} arcsec wide); give [RA, Dec] in deg"
+        )
 
 
 def open_truth(path: str) -> pd.DataFrame:

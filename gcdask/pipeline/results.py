@@ -84,10 +84,12 @@ def numbers(scene: Scene, found: Found, measured: dict[str, Any]) -> dict[str, A
             "n_pixels": number(c["n_pixels"]),
         }
         tree["relation"] = relation_numbers(measured["relation"], measured["boxes"])
-        tree["mass"] = mass_numbers(measured["mass"])
+        tree["mass"] = mass_numbers(measured["mass"], measured["source_coverage"])
     tree["profile"] = profile_numbers(measured, scene)
     tree["units"] = units_of(scene.config.density.alpha)
-    return plain(tree)
+    tree = plain(tree)
+    tree["notes"] = notes(tree)
+    return tree
 
 
 def detection_numbers(found: Found, threshold: dict[str, Any]) -> dict[str, Any]:
@@ -151,13 +153,13 @@ def relation_numbers(fit: xr.Dataset, boxes: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def profile_numbers(fits: dict[str, xr.Dataset], scene: Scene) -> dict[str, Any]:
+def profile_numbers(fits: dict[str, Any], scene: Scene) -> dict[str, Any]:
     """``profile`` of the results: slopes and contamination."""
     before, after, level = fits["slope"], fits["slope_corrected"], fits["contamination"]
     return {
         "slope": number(after["slope"]),
         "slope_error": number(after["slope_error"]),
-        "slope_status": number(after["status"]) or "ok",
+        "slope_status": number(after["status"]) or _reach(scene, fits["inner"]["sources"]),
         "slope_uncorrected": number(before["slope"]),
         "slope_uncorrected_error": number(before["slope_error"]),
         "slope_range": list(scene.config.profiles.slope_range),
@@ -171,6 +173,19 @@ def profile_numbers(fits: dict[str, xr.Dataset], scene: Scene) -> dict[str, Any]
     }
 
 
+def _reach(scene: Scene, profile: xr.Dataset) -> str:
+    """Whether the slope's range was seen: ``ok``, or how far it was."""
+    seen = profile["r_outer"].values[np.asarray(profile["coverage"]) >= 0.05]
+    low, high = scene.config.profiles.slope_range
+    if seen.size == profile.sizes["annulus"]:
+        return "ok"
+    far = f"{seen.max():.3g}" if seen.size else "none"
+    return (
+        f"only {seen.size} of {profile.sizes['annulus']} annuli from {low:g} to {high:g} arcsec "
+        f"were seen (outermost: {far}); give profiles.slope_range inside the field"
+    )
+
+
 def _near_lens(scene: Scene, level: xr.Dataset) -> bool:
     """Whether the contamination is that of a reference field which the lens still reaches."""
     if level.attrs["method"] != "reference" or scene.reference is None:
@@ -180,7 +195,9 @@ def _near_lens(scene: Scene, level: xr.Dataset) -> bool:
     return apart * scene.field.kpc_per_arcsec < NEAR_LENS
 
 
-def mass_numbers(found: dict[float, xr.Dataset]) -> dict[str, Any]:
+def mass_numbers(
+    found: dict[float, xr.Dataset], looked: dict[float, xr.DataArray]
+) -> dict[str, Any]:
     """``mass`` of the results: the first radius, and all of them under ``radii``."""
     rows = [
         {
@@ -188,6 +205,7 @@ def mass_numbers(found: dict[float, xr.Dataset]) -> dict[str, Any]:
             "within_kpc": number(m["radius_kpc"]),
             "msun": number(m["mass"]),
             "coverage": number(m["coverage"]),
+            "source_coverage": number(looked[radius]),
             "n": number(m["n"]),
             "n_error": number(m["n_error"]),
             "per_gc_msun": number(m["mass_per_cluster"]),
@@ -255,6 +273,13 @@ def notes(tree: dict[str, Any]) -> list[str]:
             out.append(f"Profile: {profile[key]}.")
     if tree.get("mass"):
         thin = [m for m in tree["mass"]["radii"] if m["coverage"] < 0.99]
+        out += [
+            f"Sources were looked for in {m['source_coverage']:.0%} of the disk of "
+            f"{m['within_arcsec']:.4g} arcsec only: its number of sources is a lower limit, and "
+            "the mass per source an upper limit."
+            for m in tree["mass"]["radii"]
+            if m["source_coverage"] < 0.98
+        ]
         out += [
             f"Mass within {m['within_arcsec']:g} arcsec is a lower limit: the lens map covers "
             f"{m['coverage']:.0%} of the disk."

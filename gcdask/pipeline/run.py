@@ -299,6 +299,7 @@ def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[st
         smooth = density.density_map(points, scene.coarse, d.alpha, d.softening, weights="weight")
         lazy |= science.comparison(scene, kappa, rho, smooth)
         lazy["mass"] = science.masses(scene, inputs.kappa)
+        lazy["source_coverage"] = science.source_coverage(scene)
     measured = runner.compute("compare", lazy)
     corrected = science.corrected(scene, measured["counts"], measured["inner"])
     corrected = runner.compute("profiles", corrected)
@@ -332,10 +333,10 @@ def _show(
         return report.write_report(
             out / "report.html",
             title=scene.config.name,
-            results=numbers,
+            results={k: v for k, v in numbers.items() if k != "notes"},
             run=store.read_json(out / store.RUN) or {},
             figures=drawn,
-            notes=results.notes(numbers),
+            notes=numbers["notes"],
         )
 
 

@@ -228,13 +228,33 @@ def map_profiles(
 
 
 # -- masses --------------------------------------------------------------------------------------
+def mass_radii(scene: Scene) -> list[float]:
+    """Radii of the masses in arcsec."""
+    m = scene.config.mass
+    return [*m.radius, *(r / scene.field.kpc_per_arcsec for r in m.radius_kpc or ())]
+
+
+def source_coverage(scene: Scene) -> dict[float, xr.DataArray]:
+    """Share of each mass radius' disk in which sources were looked for (or inpainted), lazily."""
+    looked = None if scene.where is None else ~scene.where
+    reach = scene.config.catalog.radius if scene.config.catalog is not None else None
+    frame = scene.coarse.wrap(np.ones(scene.coarse.shape, np.float32), "map", "")
+    like = frame if scene.mask is None else None
+    out = {}
+    for radius in mass_radii(scene):
+        disk = profiles.radial_profile(
+            scene.detected, scene.field.center, [0, radius], looked, like=like
+        )
+        share = disk["coverage"][0].clip(max=1)
+        out[radius] = share if reach is None else share * min(1.0, (reach / radius) ** 2)
+    return out
+
+
 def masses(scene: Scene, kappa_on: Callable[[Grid], xr.DataArray]) -> dict[float, xr.Dataset]:
     """Lazy masses and numbers of sources within each radius (arcsec), on a grid of their own."""
-    m = scene.config.mass
-    radii = [*m.radius, *(r / scene.field.kpc_per_arcsec for r in m.radius_kpc or ())]
     what = "detected and inpainted sources within the radius, not completeness-corrected"
     out = {}
-    for radius in radii:
+    for radius in mass_radii(scene):
         pixel = min(0.2, radius / 50)
         n = 2 * int(np.ceil(1.02 * radius / pixel)) + 1
         grid = Grid.tangent(scene.field.center, (n, n), pixel)
