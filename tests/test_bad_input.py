@@ -70,6 +70,8 @@ CONFIG = {
 SCIENCE = ["catalog.parquet", "inpainted.parquet", "maps.zarr", "results.json", "profiles.ecsv",
            "boxes.ecsv", "run.json", "manifest.json"]  # fmt: skip
 
+ROWS = "/".join(("out", store.WORK, "image", "rows"))  # of the tiles of the mosaic
+
 
 # -- a tiny field ------------------------------------------------------------------------------
 def noise(shape=(N, N)):
@@ -593,11 +595,11 @@ def test_an_interrupted_run_continues(tiny, monkeypatch):
         patch.setattr(detection, "process_tile", fail)
         one_line(tiny.run({}), "No space left on device", "out/maps.zarr", "free space")
     assert not Path("out/manifest.json").exists()
-    rows = snapshot("out/work/image/rows")
+    rows = snapshot(ROWS)
     assert len(rows) == 2
     assert "not finished" in tiny.main("inspect", "out").out
     assert tiny.run({}).code == 0
-    assert snapshot("out/work/image/rows")[:2] == rows
+    assert snapshot(ROWS)[:2] == rows
     assert Path("out/manifest.json").exists()
 
 
@@ -643,7 +645,7 @@ def test_the_disk_fills_up(tiny, monkeypatch, place):
     """Wherever it happens: one line, and what an earlier run left stays readable."""
     assert tiny.run({}).code == 0
     rows = snapshot("out/work")
-    shutil.rmtree("out/work/image/rows")
+    shutil.rmtree(ROWS)
 
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
