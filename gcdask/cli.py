@@ -102,9 +102,7 @@ def ingest(
     align: Annotated[
         str, typer.Option(help="Bands on other pixels: refuse, or reproject (onto the first).")
     ] = "refuse",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing store.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn FITS images (plain, extension, .fz, .gz) into one chunked, compressed zarr 3 store.
 
@@ -184,9 +182,7 @@ def simulate(
     size: Annotated[str, typer.Option(help="small, or glimpse (two full modules).")] = "small",
     seed: Seed = 0,
     workers: Workers = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing one.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a mock field with known truth: mosaics, lens model and tables of what is in it.
 

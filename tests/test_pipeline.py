@@ -251,10 +251,7 @@ def test_the_halo_covers_the_whole_chain(mock):
 def test_a_number_as_threshold_is_in_map_units(done, mock, tmp_path):
     noise = mosaic.open_map(done.out / "maps.zarr/image/noise", "detection")
     value = 3 * float(np.median(noise))
-    config = configure(
-        mock, f"detect.threshold={value}", "truth=null",
-        QUIET,
-    )  # fmt: skip
+    config = configure(mock, f"detect.threshold={value}", "truth=null", QUIET)
     result = pipeline.run(config, tmp_path / "out")
     table = table_of(result.out)
     assert result.results["threshold"]["unit"] == "MJy / sr"
@@ -267,15 +264,30 @@ def test_sources_found_by_eye_join_flagged(done, mock, tmp_path):
     field = configure(mock).field
     ra, dec = np.array([field.center[0], 342.0]), np.array([field.center[1], -44.0])
     pd.DataFrame({"ra": ra, "dec": dec}).to_csv(tmp_path / "eye.csv", index=False)
-    config = configure(
-        mock, f"manual={tmp_path / 'eye.csv'}", "truth=null",
-        QUIET,
-    )  # fmt: skip
+    config = configure(mock, f"manual={tmp_path / 'eye.csv'}", "truth=null", QUIET)
     result = pipeline.run(config, tmp_path / "out")
     table = table_of(result.out)
     by_eye = table[table["flags"].to_numpy() & np.uint16(catalog.SourceFlag.MANUAL) > 0]
     assert len(by_eye) >= 1
     assert result.results["n_detected"] == done.results["n_detected"] + len(by_eye)
+
+
+def test_radii_beyond_the_field_are_told(done, mock, tmp_path):
+    """The defaults of a large field on a small one: the numbers say what they rest on."""
+    config = configure(mock, "profiles.slope_range=[13, 60]", "mass.radius=[60]", QUIET)
+    results = pipeline.run(config, tmp_path / "out").results
+    assert results["profile"]["slope_status"].startswith("only ")
+    mask = mosaic.open_map(done.out / "maps.zarr/image", "mask").compute()
+    grid = Grid.of(mask)
+    inside = np.hypot(*grid.offsets(*grid.mesh(), config.field.center)) < 60
+    looked = (inside & (mask.values & Flag.EDGE == 0)).sum() * grid.pixel_scale**2
+    assert results["mass"]["source_coverage"] == pytest.approx(looked / (np.pi * 60**2), rel=1e-3)
+    assert results["mass"]["coverage"] > 0.99
+    told = " ".join(results["notes"])
+    assert f"{results['mass']['source_coverage']:.0%} of the disk of 60 arcsec only" in told
+    assert "Profile: only " in told
+    assert done.results["profile"]["slope_status"] == "ok"
+    assert done.results["mass"]["source_coverage"] > 0.98
 
 
 def test_the_demo_from_end_to_end(tmp_path, capfd):
