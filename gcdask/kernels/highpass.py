@@ -1,24 +1,22 @@
 """Difference-of-Gaussians filters that leave masked pixels out, and dilation by a disk.
 
 The result at a pixel is the same, bit for bit, in every window that holds the pixel with
-`halo` pixels around it (on one type of CPU). That is why arrays are widened before OpenCV sees
-them: its vector loop and its scalar loop for the end of a row round differently, so that an
-unpadded result would depend on where a window ends.
+`halo` pixels around it: each pixel's sums are taken in one order, by a loop of our own. (OpenCV's
+separable filters round differently at the end of a row, and are slower for long kernels.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from numba import njit
 
 FWHM_PER_SIGMA = 2.354820045
-_LANES = 64  # columns: a multiple of every vector width, unrolled
-_SPARE = 16  # columns that keep the last wanted one out of the scalar loop
-_STRIP = 256  # rows filtered at a time, so that all passes over them stay in the cache
+_STRIP = 128  # rows filtered at a time, so that all passes over them stay in the cache
+_BLOCK = 2048  # columns, for the same reason
 
 
 def radius(fwhm: float) -> int:
@@ -70,53 +68,97 @@ def highpass(
     Diego et al. 2026, section 3; the normalised convolution is ours (the paper does not say how
     masked pixels enter). Filtering is float32: the error is about 1e-7 of the local level.
     """
-    narrow, wide = fwhm
+    if image.dtype not in (np.float32, np.float64):  # bytes in FITS order, small floats, integers
+        image = image.astype(np.float32)
     out = np.empty(image.shape, np.float32)
-    for rows, value, weight, ok in _strips(image, good, halo(fwhm)):
-        kept = _ratio(value, weight, narrow, rows, ok.shape)
-        kept -= _ratio(value, weight, wide, rows, ok.shape)
-        out[rows] = np.where(ok, kept, np.nan)
+    ny, nx = image.shape
+    reach = halo(fwhm)
+    halves = [kernel1d(f)[radius(f) :] for f in fwhm]
+    value = np.empty((min(_STRIP, ny) + 2 * reach, nx + 2 * reach), np.float32)
+    weight = np.empty_like(value)
+    good = np.ones((1, 1), bool) if good is None else good
+    for start in range(0, ny, _STRIP):
+        rows = out[start : start + _STRIP]
+        high = len(rows) + 2 * reach
+        same = _fill(value[:high], weight[:high], image, good, start - reach, reach)
+        _difference(rows, value[:high], weight[:high], *halves, reach, same)
     return out
 
 
-def _strips(
-    image: np.ndarray, good: np.ndarray | None, reach: int
-) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows, and about them ``image * good`` and ``good`` as float32 with `reach` rows of margin.
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill(value, weight, image, good, start, reach):  # type: ignore[no-untyped-def]
+    """Rows from `start` of ``image * good`` and ``good``, with a margin of `reach` around them.
 
-    Both are zero in the margin and in the spare columns, which is what "outside does not count"
-    means to the convolution; ``ok`` is the mask of the strip itself.
+    Both are zero outside the image, which is what "outside does not count" means to the
+    convolution. True if all rows have the same weights: every pixel is good, none is outside.
     """
     ny, nx = image.shape
-    width = -(-(nx + _SPARE) // _LANES) * _LANES
-    for start in range(0, ny, _STRIP):
-        rows = slice(start, min(start + _STRIP, ny))
-        low, high = max(0, start - reach), min(ny, rows.stop + reach)
-        part = image[low:high]
-        ok = np.isfinite(part)
-        if good is not None:
-            ok &= good[low:high]
-        value = np.zeros((rows.stop - start + 2 * reach, width), np.float32)
-        weight = np.zeros_like(value)
-        first = low - (start - reach)
-        inside = np.s_[first : first + high - low, :nx]
-        np.copyto(value[inside], part, where=ok, casting="same_kind")
-        weight[inside] = ok
-        yield rows, value, weight, ok[start - low : rows.stop - low]
+    everywhere = good.shape != image.shape
+    same = True
+    for i in range(value.shape[0]):
+        y = start + i
+        value[i] = 0
+        weight[i] = 0
+        if y < 0 or y >= ny:
+            same = False
+            continue
+        line, ones, row = value[i, reach : reach + nx], weight[i, reach : reach + nx], image[y]
+        if everywhere:
+            for j in range(nx):
+                ok = np.isfinite(row[j])
+                line[j] = row[j] if ok else 0
+                ones[j] = ok
+        else:
+            counts = good[y]
+            for j in range(nx):
+                ok = np.isfinite(row[j]) & counts[j]
+                line[j] = row[j] if ok else 0
+                ones[j] = ok
+        same = same and ones.min() > 0
+    return same
 
 
-def _ratio(
-    value: np.ndarray, weight: np.ndarray, fwhm: float, rows: slice, shape: tuple[int, int]
-) -> np.ndarray:
-    """conv(value) / conv(weight) over the strip of `shape`; any number where weights vanish."""
-    taps = kernel1d(fwhm)
-    margin = (value.shape[0] - shape[0]) // 2
-    wanted = np.s_[margin : margin + shape[0], : shape[1]]
-    border = cv2.BORDER_CONSTANT
-    above = cv2.sepFilter2D(value, cv2.CV_32F, taps, taps, borderType=border)[wanted]
-    below = cv2.sepFilter2D(weight, cv2.CV_32F, taps, taps, borderType=border)[wanted]
-    # a good pixel's own weight keeps `below` above zero wherever the ratio is used
-    return above / np.maximum(below, np.finfo(np.float32).tiny)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _difference(out, value, weight, narrow, wide, reach, same):  # type: ignore[no-untyped-def]
+    """Difference of two normalised convolutions of a strip; NaN where the weight is zero."""
+    size = max(min(_BLOCK, out.shape[1]), 1)
+    line = np.empty(size + 2 * reach, np.float32)
+    above, above_wide = np.empty(size, np.float32), np.empty(size, np.float32)
+    below, below_wide = np.empty(size, np.float32), np.empty(size, np.float32)
+    for start in range(0, out.shape[1], size):
+        n = min(size, out.shape[1] - start)
+        for i in range(out.shape[0]):
+            y, x = i + reach, start + reach
+            _gaussian(above[:n], value, narrow, y, x, line)
+            _gaussian(above_wide[:n], value, wide, y, x, line)
+            if i == 0 or not same:
+                _gaussian(below[:n], weight, narrow, y, x, line)
+                _gaussian(below_wide[:n], weight, wide, y, x, line)
+            counts, row = weight[y, x : x + n], out[i, start : start + n]
+            for j in range(n):
+                # a good pixel's own weight keeps both convolutions of weights above zero
+                difference = above[j] / below[j] - above_wide[j] / below_wide[j]
+                row[j] = difference if counts[j] > 0 else np.float32(np.nan)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gaussian(out, image, half, y, x, line):  # type: ignore[no-untyped-def]
+    """Separable convolution of one row's pixels from (y, x), with the taps from the centre on."""
+    r, n = half.size - 1, out.size
+    m = n + 2 * r
+    centre = image[y, x - r : x - r + m]
+    for j in range(m):
+        line[j] = half[0] * centre[j]
+    for k in range(1, r + 1):
+        tap, low, high = half[k], image[y - k, x - r : x - r + m], image[y + k, x - r : x - r + m]
+        for j in range(m):
+            line[j] += tap * (low[j] + high[j])
+    for j in range(n):
+        out[j] = half[0] * line[r + j]
+    for k in range(1, r + 1):
+        tap, left, right = half[k], line[r - k : r - k + n], line[r + k : r + k + n]
+        for j in range(n):
+            out[j] += tap * (left[j] + right[j])
 
 
 def disk(r: float) -> np.ndarray:
