@@ -481,6 +481,9 @@ class Mass(Section):
 class Output(Section):
     """What is written beside catalogues, zarr maps and results."""
 
+    detection: Switch = option(
+        True, "the detection map, 4 bytes a pixel (mask and noise are always kept)"
+    )
     fits: Switch = option(True, "FITS of the maps")
     figures: Switch = option(True, "figures (PNG)")
     report: Switch = option(True, "the HTML report (needs figures)")

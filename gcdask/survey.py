@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from gcdask.grid import Tile
 from gcdask.kernels import highpass as hp
+from gcdask.kernels import sums
 from gcdask.kernels.noise import interpolate_cells, robust_sigma
 
 FILTERS = ((0.5, 5.0), (1.0, 3.0))
@@ -126,6 +127,16 @@ class Survey:
         oy, ox = self.plan.offset
         return interpolate_cells(self.sigma[name], self.plan.noise_cell, y + oy, x + ox)
 
+    def is_inside(self, y: np.ndarray, x: np.ndarray, margin: float) -> bool:
+        """Whether rows ``y``, columns ``x`` are surely more than ``margin`` px inside."""
+        cell, (ny, nx) = self.plan.footprint_cell, self.plan.shape
+        near = self.distance[
+            max(y[0] // cell - 1, 0) : y[-1] // cell + 2,
+            max(x[0] // cell - 1, 0) : x[-1] // cell + 2,
+        ]
+        ends = min(y[0], x[0], ny - 1 - y[-1], nx - 1 - x[-1]) + 0.5
+        return bool(min(near.min(), ends) > margin)
+
     def edge_distance(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Distance in px from rows ``y``, columns ``x`` to the outside of the footprint.
 
@@ -176,11 +187,9 @@ def combine(pieces: Sequence[dict[str, Any]], plan: SurveyPlan) -> Survey:
 def _footprint(tile: Tile, good: np.ndarray, cell: int) -> tuple[int, int, np.ndarray]:
     """Valid pixels of the core in each global cell that it touches."""
     y0, y1, x0, x1 = tile.core
-    core = good[tile.inner].astype(np.int64)
-    ys = np.unique(np.maximum(np.arange(y0 // cell, -(-y1 // cell)) * cell, y0)) - y0
-    xs = np.unique(np.maximum(np.arange(x0 // cell, -(-x1 // cell)) * cell, x0)) - x0
-    n = np.add.reduceat(np.add.reduceat(core, ys, axis=0), xs, axis=1)
-    return y0 // cell, x0 // cell, n
+    rows, columns = np.arange(y0, y1) // cell, np.arange(x0, x1) // cell
+    n = sums.count_cells(good[tile.inner], rows - rows[0], columns - columns[0])
+    return int(rows[0]), int(columns[0]), n
 
 
 def noise_cells(tile: Tile, plan: SurveyPlan, *images: np.ndarray) -> np.ndarray:
@@ -236,11 +245,11 @@ def _stars(
 
     The noise is that around the candidate itself, so that no other tile's cut matters.
     """
-    value = np.where(np.isfinite(smooth), smooth, -np.inf).astype(np.float32)
+    value = np.where(smooth > 0, smooth, np.float32(0))
     box = np.ones((2 * STAR_BOX + 1, 2 * STAR_BOX + 1), np.uint8)
-    top = (value == cv2.dilate(value, box)) & (value > 0)
+    largest, core = cv2.dilate(value, box)[tile.inner], value[tile.inner]
     ys, xs = tile.inner
-    y, x = np.nonzero(top[tile.inner])
+    y, x = np.nonzero((core == largest) & (core > 0))
     y, x = y + ys.start, x + xs.start
     sigma = np.array(
         [robust_sigma(_around(first, a, b)[::3, ::3]) for a, b in zip(y, x, strict=True)]

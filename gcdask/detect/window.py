@@ -13,7 +13,7 @@ from gcdask import catalog
 from gcdask.grid import Grid, Tile
 from gcdask.kernels import highpass as hp
 from gcdask.kernels import peaks
-from gcdask.masks import Flag
+from gcdask.masks import Flag, add_flag
 
 Pair = tuple[float, float]
 FILTERS: tuple[Pair, Pair] = ((0.5, 5.0), (1.0, 3.0))
@@ -66,16 +66,15 @@ def chain(
     convolution, C[a] = conv(m a) / conv(m), is linear in the image: sum_b (C1 - C2)[a_b] =
     (C1 - C2)[sum_b a_b], and so is the second step. Hence the sum is filtered, once.
     """
-    nodata = ~np.isfinite(image)
     bits = np.zeros(image.shape, np.uint16) if bits is None else bits.astype(np.uint16)
-    bits[nodata] |= np.uint16(Flag.NODATA)
+    add_flag(bits, ~np.isfinite(image), Flag.NODATA)
     first = hp.highpass(image, bits == 0, fwhm[0])
     if luminous is not None:
-        bits[hp.dilate(first > luminous, luminous_dilate)] |= np.uint16(Flag.LUMINOUS)
+        add_flag(bits, hp.dilate(first > luminous, luminous_dilate), Flag.LUMINOUS)
     detection = hp.highpass(first, bits == 0, fwhm[1])
     for flag in GROWN if rim >= 1 else ():
-        bits[hp.dilate((bits & np.uint16(flag)) != 0, rim)] |= np.uint16(flag)
-    detection[bits != 0] = np.nan
+        add_flag(bits, hp.dilate((bits & np.uint16(flag)) != 0, rim), flag)
+    np.copyto(detection, np.float32(np.nan), where=bits != 0)
     return detection, bits
 
 

@@ -80,8 +80,8 @@ def highpass(
     for start in range(0, ny, _STRIP):
         rows = out[start : start + _STRIP]
         high = len(rows) + 2 * reach
-        same = _fill(value[:high], weight[:high], image, good, start - reach, reach)
-        _difference(rows, value[:high], weight[:high], *halves, reach, same)
+        bad = _fill(value[:high], weight[:high], image, good, start - reach, reach)
+        _difference(rows, value[:high], weight[:high], *halves, reach, bad)
     return out
 
 
@@ -90,17 +90,17 @@ def _fill(value, weight, image, good, start, reach):  # type: ignore[no-untyped-
     """Rows from `start` of ``image * good`` and ``good``, with a margin of `reach` around them.
 
     Both are zero outside the image, which is what "outside does not count" means to the
-    convolution. True if all rows have the same weights: every pixel is good, none is outside.
+    convolution. Returns how many rows before each one hold a pixel that does not count.
     """
     ny, nx = image.shape
     everywhere = good.shape != image.shape
-    same = True
+    bad = np.zeros(value.shape[0] + 1, np.int64)
     for i in range(value.shape[0]):
         y = start + i
         value[i] = 0
         weight[i] = 0
+        bad[i + 1] = bad[i] + 1
         if y < 0 or y >= ny:
-            same = False
             continue
         line, ones, row = value[i, reach : reach + nx], weight[i, reach : reach + nx], image[y]
         if everywhere:
@@ -114,26 +114,33 @@ def _fill(value, weight, image, good, start, reach):  # type: ignore[no-untyped-
                 ok = np.isfinite(row[j]) & counts[j]
                 line[j] = row[j] if ok else 0
                 ones[j] = ok
-        same = same and ones.min() > 0
-    return same
+        if nx == 0 or ones.min() > 0:
+            bad[i + 1] = bad[i]
+    return bad
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _difference(out, value, weight, narrow, wide, reach, same):  # type: ignore[no-untyped-def]
-    """Difference of two normalised convolutions of a strip; NaN where the weight is zero."""
+def _difference(out, value, weight, narrow, wide, reach, bad):  # type: ignore[no-untyped-def]
+    """Difference of two normalised convolutions of a strip; NaN where the weight is zero.
+
+    Where all pixels about a row count, its weights are those of the last such row.
+    """
     size = max(min(_BLOCK, out.shape[1]), 1)
     line = np.empty(size + 2 * reach, np.float32)
     above, above_wide = np.empty(size, np.float32), np.empty(size, np.float32)
     below, below_wide = np.empty(size, np.float32), np.empty(size, np.float32)
     for start in range(0, out.shape[1], size):
         n = min(size, out.shape[1] - start)
+        whole = False  # whether `below` holds the weights of a row about which all pixels count
         for i in range(out.shape[0]):
             y, x = i + reach, start + reach
             _gaussian(above[:n], value, narrow, y, x, line)
             _gaussian(above_wide[:n], value, wide, y, x, line)
-            if i == 0 or not same:
+            clean = bad[y + reach + 1] == bad[y - reach]
+            if not (clean and whole):
                 _gaussian(below[:n], weight, narrow, y, x, line)
                 _gaussian(below_wide[:n], weight, wide, y, x, line)
+            whole = clean
             counts, row = weight[y, x : x + n], out[i, start : start + n]
             for j in range(n):
                 # a good pixel's own weight keeps both convolutions of weights above zero

@@ -31,23 +31,46 @@ def _clipped_mad(v):  # type: ignore[no-untyped-def]
         centre = v[low + n // 2]
         if n % 2 == 0:
             centre = (v[low + n // 2 - 1] + centre) / 2
-        # the n // 2 + 1 smallest deviations, taken in turn from both sides of the centre
-        right = low + np.searchsorted(v[low:high], centre)
-        left, last, before = right - 1, 0.0, 0.0
-        for _ in range(n // 2 + 1):
-            below = centre - v[left] if left >= low else np.inf
-            above = v[right] - centre if right < high else np.inf
-            before = last
-            if below <= above:
-                last, left = below, left - 1
-            else:
-                last, right = above, right + 1
+        last, before = _middle_deviations(v[low:high], centre)
         sigma = 1.4826 * (last if n % 2 else (before + last) / 2)
         while v[high - 1] - centre > 4 * sigma:
             high -= 1
         while centre - v[low] > 4 * sigma:
             low += 1
     return sigma
+
+
+@njit(cache=True, nogil=True)
+def _middle_deviations(v, centre):  # type: ignore[no-untyped-def]
+    """The two largest of the n // 2 + 1 smallest |v - centre| of sorted values, largest first.
+
+    Deviations ascend from the centre to either side; how many of them come from the left is found
+    by halving.
+    """
+    n = v.size
+    k, right = n // 2 + 1, np.searchsorted(v, centre)
+    few, many = max(0, k - (n - right)), min(k, right)
+    while few < many:
+        left = (few + many) // 2
+        if centre - v[right - left - 1] < v[right + k - left - 1] - centre:
+            few = left + 1
+        else:
+            many = left
+    last = before = 0.0
+    for i in range(max(right - few, 0), min(right - few + 2, right)):
+        deviation = centre - v[i]
+        if deviation >= last:
+            before, last = last, deviation
+        elif deviation > before:
+            before = deviation
+    end = right + k - few
+    for i in range(max(end - 2, right), end):
+        deviation = v[i] - centre
+        if deviation >= last:
+            before, last = last, deviation
+        elif deviation > before:
+            before = deviation
+    return last, before
 
 
 def interpolate_cells(cells: np.ndarray, cell: float, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -70,12 +93,31 @@ def interpolate_cells(cells: np.ndarray, cell: float, y: np.ndarray, x: np.ndarr
     """
     iy, fy = _nodes(y, cell, cells.shape[0])
     ix, fx = _nodes(x, cell, cells.shape[1])
-    used = np.arange(iy.min(), iy.max() + 2) if y.size else np.arange(0)
-    rows = np.asarray(cells, np.float32)[np.minimum(used, cells.shape[0] - 1)]
-    right = np.minimum(ix + 1, cells.shape[1] - 1)
-    along_x = rows[:, ix] * (1 - fx) + rows[:, right] * fx
-    low = iy - (iy.min() if y.size else 0)
-    return along_x[low] * (1 - fy)[:, None] + along_x[low + 1] * fy[:, None]
+    out = np.empty((iy.size, ix.size), np.float32)
+    if out.size:
+        y0, x0 = iy.min(), ix.min()
+        used = np.array(cells[y0 : iy.max() + 2, x0 : ix.max() + 2], np.float32)
+        _bilinear(out, used, iy - y0, fy, ix - x0, fx)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _bilinear(out, cells, iy, fy, ix, fx):  # type: ignore[no-untyped-def]
+    ny, nx = cells.shape
+    one = np.float32(1)
+    line = np.empty((2, ix.size), np.float32)
+    at = -1
+    for i in range(iy.size):
+        if iy[i] != at:  # the two rows of cells about it, at the columns that are wanted
+            at = iy[i]
+            for k in range(2):
+                row = cells[min(at + k, ny - 1)]
+                for j in range(ix.size):
+                    right = row[min(ix[j] + 1, nx - 1)]
+                    line[k, j] = row[ix[j]] * (one - fx[j]) + right * fx[j]
+        lower, upper = line[0], line[1]
+        for j in range(ix.size):
+            out[i, j] = lower[j] * (one - fy[i]) + upper[j] * fy[i]
 
 
 def _nodes(position: np.ndarray, cell: float, n: int) -> tuple[np.ndarray, np.ndarray]:

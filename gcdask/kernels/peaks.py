@@ -100,23 +100,47 @@ def near_max(window: np.ndarray, y: np.ndarray, x: np.ndarray, radius: float = 1
     float32 array
         -inf where nothing finite is near.
     """
-    dy, dx = _offsets(radius)
     out = np.empty(len(y), np.float32)
-    _near_max(window, np.asarray(y, np.int64), np.asarray(x, np.int64), dy, dx, out)
+    tops = _block_tops(window)
+    _near_max(window, tops, np.asarray(y, np.int64), np.asarray(x, np.int64), radius, out)
     return out
 
 
+_BLOCK = 8  # px: side of the squares whose largest value is known beforehand
+
+
 @njit(cache=True, nogil=True)
-def _near_max(window, y, x, dy, dx, out):  # type: ignore[no-untyped-def]
+def _block_tops(window):  # type: ignore[no-untyped-def]
+    """Largest finite value of each square of `window`; -inf without any."""
     ny, nx = window.shape
+    tops = np.full((-(-ny // _BLOCK), -(-nx // _BLOCK)), -np.inf, window.dtype)
+    for y in range(ny):
+        for x in range(nx):
+            v = window[y, x]
+            if tops[y // _BLOCK, x // _BLOCK] < v < np.inf:
+                tops[y // _BLOCK, x // _BLOCK] = v
+    return tops
+
+
+@njit(cache=True, nogil=True)
+def _near_max(window, tops, y, x, radius, out):  # type: ignore[no-untyped-def]
+    """Look only into squares that may hold a larger value than the best one so far."""
+    ny, nx = window.shape
+    reach = math.floor(radius)
     for i in range(y.size):
         best = -np.inf
-        for k in range(dy.size):
-            yy, xx = y[i] + dy[k], x[i] + dx[k]
-            if 0 <= yy < ny and 0 <= xx < nx:
-                v = window[yy, xx]
-                if best < v < np.inf:
-                    best = v
+        top, bottom = max(y[i] - reach, 0), min(y[i] + reach + 1, ny)
+        left, right = max(x[i] - reach, 0), min(x[i] + reach + 1, nx)
+        for a in range(top // _BLOCK, -(-bottom // _BLOCK)):
+            for b in range(left // _BLOCK, -(-right // _BLOCK)):
+                if not tops[a, b] > best:
+                    continue
+                for yy in range(max(top, a * _BLOCK), min(bottom, (a + 1) * _BLOCK)):
+                    for xx in range(max(left, b * _BLOCK), min(right, (b + 1) * _BLOCK)):
+                        v = window[yy, xx]
+                        near = (yy - y[i]) ** 2 + (xx - x[i]) ** 2 <= radius * radius
+                        if near and best < v < np.inf:
+                            best = v
         out[i] = best
 
 

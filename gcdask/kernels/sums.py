@@ -33,6 +33,41 @@ def bilinear(nodes: Any, iy: Any, fy: Any, ix: Any, fx: Any) -> Any:
     return out
 
 
+def count_bits(bits: np.ndarray) -> tuple[list[int], int]:
+    """How often each of the 16 bits is set in a uint16 array (y, x), and how many are not 0."""
+    values = _histogram(bits)
+    kinds = np.flatnonzero(values)
+    counts = [int(values[kinds[(kinds >> k) & 1 == 1]].sum()) for k in range(16)]
+    return counts, int(values[1:].sum())
+
+
+def count_cells(good: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """True pixels of a bool array (y, x) by cell; int64 of shape (rows[-1] + 1, columns[-1] + 1).
+
+    Row i of the array belongs to the row of cells ``rows[i]`` (ascending from 0), and so on.
+    """
+    out = np.zeros((int(rows[-1]) + 1, int(columns[-1]) + 1), np.int64)
+    _count_cells(out, good, rows, columns)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _count_cells(out: Any, good: Any, rows: Any, columns: Any) -> None:
+    for i in range(rows.size):
+        line = out[rows[i]]
+        for j in range(columns.size):
+            line[columns[j]] += good[i, j]
+
+
+@njit(cache=True, nogil=True)
+def _histogram(bits: Any) -> Any:
+    out = np.zeros(2**16, np.int64)
+    for i in range(bits.shape[0]):
+        for j in range(bits.shape[1]):
+            out[bits[i, j]] += 1
+    return out
+
+
 @njit(cache=True, nogil=True)
 def _product_sums(
     kappa: Any, rho: Any, good: Any, east: Any, north: Any, by: Any, bx: Any, shape: Any,

@@ -10,7 +10,7 @@ from gcdask.masks.lazy import build_mask, survey_image
 from gcdask.masks.rules import FLAG_ATTRS, Flag, MaskRules, Rule, Spikes
 from gcdask.masks.shapes import MaskPlan, plan_mask, read_regions
 from gcdask.masks.stars import star_table
-from gcdask.masks.window import mask_window, shares
+from gcdask.masks.window import add_flag, mask_window, shares
 from gcdask.tiles import band_sum
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "MaskRules",
     "Rule",
     "Spikes",
+    "add_flag",
     "band_sum",
     "build_mask",
     "mask_window",

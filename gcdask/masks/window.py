@@ -9,6 +9,7 @@ from regions import PixCoord, PixelRegion
 
 from gcdask.grid import Tile
 from gcdask.kernels import highpass as hp
+from gcdask.kernels import sums
 from gcdask.masks.rules import Flag
 from gcdask.masks.shapes import MaskPlan
 from gcdask.masks.stars import spike_pixels
@@ -29,29 +30,40 @@ def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -
         Every cause but ``LUMINOUS``, which needs the masked image (`gcdask.detect.chain`).
     """
     good = np.isfinite(image)
-    bits = np.where(good, 0, Flag.NODATA).astype(np.uint16)
+    bits = np.zeros(image.shape, np.uint16)
+    add_flag(bits, ~good, Flag.NODATA)
     row, column = (np.arange(s.start, s.stop) for s in tile.slices)
     y, x = plan.grid.y[row], plan.grid.x[column]  # global, where a cut-out counts from elsewhere
     rules, scale = plan.rules, plan.grid.pixel_scale
-    distance = survey.edge_distance(row, column)
-    # the coarse distance reaches less than a cell beyond the footprint
-    outside = ~good & (distance < survey.plan.footprint_cell)
-    bits[(distance * scale < rules.edge) | (distance <= 0) | outside] |= np.uint16(Flag.EDGE)
+    cell = survey.plan.footprint_cell
+    if not survey.is_inside(row, column, max(rules.edge / scale, cell)):
+        distance = survey.edge_distance(row, column)
+        # the coarse distance reaches less than a cell beyond the footprint
+        edge = ~good & (distance < cell)
+        edge |= (distance * scale < rules.edge) | (distance <= 0)
+        add_flag(bits, edge, Flag.EDGE)
+        del distance, edge
     for rule, flag in ((rules.bright, Flag.BRIGHT), (rules.extended, Flag.EXTENDED)):
         if rule:
             filtered = hp.highpass(image, good, rule.fwhm)
-            noise = survey.noise(noise_name(rule.fwhm), row, column)
-            with np.errstate(invalid="ignore"):
-                above = filtered > rule.nsigma * noise
-            bits[hp.dilate(above, rule.dilate)] |= np.uint16(flag)
+            level = survey.noise(noise_name(rule.fwhm), row, column)
+            level *= np.float32(rule.nsigma)
+            above = filtered > level
+            del filtered, level
+            add_flag(bits, hp.dilate(above, rule.dilate), flag)
     if rules.spikes:
-        bits[spike_pixels(y, x, plan, survey)] |= np.uint16(Flag.SPIKE)
+        add_flag(bits, spike_pixels(y, x, plan, survey), Flag.SPIKE)
     if plan.regions:
-        bits[_inside(y, x, plan.regions)] |= np.uint16(Flag.REGION)
+        add_flag(bits, _inside(y, x, plan.regions), Flag.REGION)
     for source in plan.files:
         values = source[tile.slices]
-        bits[~np.isfinite(values) | (values != 0)] |= np.uint16(Flag.USER)
+        add_flag(bits, ~np.isfinite(values) | (values != 0), Flag.USER)
     return bits
+
+
+def add_flag(bits: np.ndarray, where: np.ndarray, flag: Flag) -> None:
+    """Set a bit of the pixels ``where``, in place and without an index array."""
+    np.bitwise_or(bits, np.uint16(flag), out=bits, where=where)
 
 
 def _inside(y: np.ndarray, x: np.ndarray, regions: Sequence[PixelRegion]) -> np.ndarray:
@@ -75,5 +87,6 @@ def _inside(y: np.ndarray, x: np.ndarray, regions: Sequence[PixelRegion]) -> np.
 
 def shares(bits: np.ndarray) -> dict[str, int]:
     """Pixels per cause (a pixel can have several), masked pixels and all pixels of ``bits``."""
-    counts = {f.name.lower(): int(np.count_nonzero(bits & f)) for f in Flag if f.name}
-    return {**counts, "masked": int(np.count_nonzero(bits)), "pixels": int(bits.size)}
+    bit, masked = sums.count_bits(bits)
+    counts = {f.name.lower(): int(bit[int(f).bit_length() - 1]) for f in Flag if f.name}
+    return {**counts, "masked": masked, "pixels": int(bits.size)}

@@ -50,6 +50,7 @@ class FieldJob:
     folder: str
     maps: str
     units: str
+    written: tuple[str, ...]  # which of `MAPS`
     fingerprint: str
 
     @property
@@ -113,6 +114,7 @@ def make_job(
         folder=str(folder),
         maps=str(maps),
         units=sources.units,
+        written=tuple(name for name in MAPS if name != "detection" or config.output.detection),
         fingerprint="",
     )
     # all images: the survey ties every tile to the whole field
@@ -158,11 +160,14 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
         found, left = _peaks(detection, noise, tile, job, sign)
         counts[name] = _counts(found, job)
         label = f"{name}-{tile.index[0]:05d}-{tile.index[1]:05d}"
-        parts[name] = catalog.write_part(found, f"{job.folder}/peaks", catalog.part_name(label))
+        parts[name] = catalog.write_part(
+            found, f"{job.folder}/peaks", catalog.part_name(label), grid=job.grid
+        )
         pending[name] = left.to_dict("list")
     core = bits[tile.inner]
-    mosaic.write_tile(job.maps, "detection", tile.core_slices, detection[tile.inner])
-    mosaic.write_tile(job.maps, "mask", tile.core_slices, core)
+    for name in job.written:
+        values = detection if name == "detection" else bits
+        mosaic.write_tile(job.maps, name, tile.core_slices, values[tile.inner])
     row = {
         "fingerprint": job.fingerprint,
         "tile": list(tile.index),
@@ -189,7 +194,7 @@ def shards(tile: Tile, job: FieldJob) -> dict[str, list[Any]]:
     i, j = tile.index
     return {
         name: [mosaic.map_attrs(job.maps, name)["made"], _size(f"{job.maps}/{name}/c/{i}/{j}")]
-        for name in MAPS
+        for name in job.written
     }
 
 
@@ -246,7 +251,8 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
     folder = Path(job.folder)
     for sub in ("rows", "peaks"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
-    for variable, (dtype, fill, attrs) in MAPS.items():
+    for variable in job.written:
+        dtype, fill, attrs = MAPS[variable]
         units = job.units if variable == "detection" else ""
         made = {**attrs, "made": uuid.uuid4().hex}
         mosaic.create_array(
@@ -255,7 +261,7 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
         mosaic.set_complete(job.maps, variable, False)
     _write_noise(job, survey)
     rows = runner.map(f"detect {name}", process_tile, tile_grid(shape, size, job.halo), job, survey)
-    for variable in MAPS:
+    for variable in job.written:
         mosaic.set_complete(job.maps, variable, True)
     return _settle(job, survey, rows)
 
@@ -277,7 +283,7 @@ def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detect
         if sign == "positive":
             name = catalog.part_name("settled")
             settled.attrs["units"] = {**settled.attrs.get("units", {}), "peak": job.units}
-            parts.append(catalog.write_part(settled, f"{job.folder}/peaks", name))
+            parts.append(catalog.write_part(settled, f"{job.folder}/peaks", name, grid=job.grid))
     catalog.write_manifest(f"{job.folder}/peaks", parts)
     _remove_others(Path(job.folder) / "peaks", parts, rows)
     total = {k: sum(row["pixels"][k] for row in rows) for k in rows[0]["pixels"]}

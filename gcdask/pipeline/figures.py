@@ -84,22 +84,23 @@ def _detection_figures(
     scene: Scene, maps: Path, folder: Path, found: Found, detected: Any
 ) -> Iterator[tuple[Path, str, str]]:
     assert scene.mask is not None
-    detection = mosaic.open_map(maps / "image", "detection")
-    cuts = [_cut(scene.grid, x, y) for x, y in _places(scene)]
-    yield (
-        plots.detection_panels(
-            [detection.isel(c).compute() for c in cuts],
-            small(scene.mask),
-            detected,
-            folder / "detection.png",
-            zoom_masks=[scene.mask.isel(c).compute() for c in cuts],
-            center=scene.field.center,
-            radius=scene.config.detect.radius,
-        ),
-        "Detection",
-        "Cut-outs of the detection map with the catalogue's sources and the outline of the mask, "
-        "and the whole mask (paper, figure 1).",
-    )
+    if scene.config.output.detection:
+        detection = mosaic.open_map(maps / "image", "detection")
+        cuts = [_cut(scene.grid, x, y) for x, y in _places(scene)]
+        yield (
+            plots.detection_panels(
+                [detection.isel(c).compute() for c in cuts],
+                small(scene.mask),
+                detected,
+                folder / "detection.png",
+                zoom_masks=[scene.mask.isel(c).compute() for c in cuts],
+                center=scene.field.center,
+                radius=scene.config.detect.radius,
+            ),
+            "Detection",
+            "Cut-outs of the detection map with the catalogue's sources and the outline of the "
+            "mask, and the whole mask (paper, figure 1).",
+        )
     t = found.threshold
     assert t is not None
     yield (

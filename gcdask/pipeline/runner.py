@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +13,14 @@ from typing import Any
 
 import dask
 import xarray as xr
-from distributed import Client, as_completed
+from distributed import Client, Future, as_completed
 
 from gcdask.errors import InputError
 
 WORKER_TIMEOUT = 30  # s
+#: Up to so many tiles (1.7e10 px in tiles of 4096) are submitted at once, more in a rolling window:
+#: the scheduler then stays small, and no worker waits for its next tile.
+IN_FLIGHT = 1024
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,7 +74,8 @@ class Runner:
     def map(self, stage: str, func: Callable[..., Any], items: Sequence[Any], *args: Any) -> list:
         """``func(item, *args)`` of every item, in the order of ``items``.
 
-        One task an item; ``args`` travel to each worker once.
+        One task an item; ``args`` travel to each worker once. At most `IN_FLIGHT` tasks are known
+        to the scheduler at a time, the next one is submitted as one ends.
         """
         with self.stage(stage, len(items)):
             if self.client is None:
@@ -85,16 +90,27 @@ class Runner:
         self, stage: str, func: Callable[..., Any], items: Sequence[Any], args: Any
     ) -> list:
         assert self.client is not None
-        common = [self.client.scatter(a, broadcast=True, hash=False) for a in args]
-        futures = [self.client.submit(func, item, *common, pure=False) for item in items]
-        where = {f.key: k for k, f in enumerate(futures)}
+        client = self.client
+        common = [client.scatter(a, broadcast=True, hash=False) for a in args]
+        waiting = iter(enumerate(items))
+        where: dict[Any, int] = {}
+
+        def submit(n: int) -> list[Future]:
+            futures = []
+            for k, item in itertools.islice(waiting, n):
+                futures.append(client.submit(func, item, *common, pure=False))
+                where[futures[-1]] = k
+            return futures
+
         results: list[Any] = [None] * len(items)
+        running = as_completed(submit(IN_FLIGHT), with_results=True)
         try:
-            for done, (future, value) in enumerate(as_completed(futures, with_results=True), 1):
-                results[where[future.key]] = value
+            for done, (future, value) in enumerate(running, 1):
+                results[where.pop(future)] = value
+                running.update(submit(1))
                 self.progress(stage, done, len(items))
         finally:
-            self.client.cancel(futures)  # those still waiting, if one failed
+            client.cancel(list(where))  # those still waiting, if one failed
         return results
 
     def compute(self, stage: str, tree: Any) -> Any:

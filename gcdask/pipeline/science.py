@@ -1,6 +1,6 @@
 """From catalogue and lens to numbers: inpainting, density, comparison, profiles, masses.
 
-Every function here builds lazy results for one `Scene`; `gcdask.pipeline.run` computes them in a
+Every function here builds lazy results for one `Scene`; `gcdask.pipeline.stages` computes them in a
 few steps and keeps them as small in-memory Datasets.
 """
 
