@@ -50,8 +50,11 @@ class KernelThreads(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Run on each worker as it starts."""
         import cv2
+        import zarr
 
         cv2.setNumThreads(1)
+        # decoding too is the work of the task that reads; one core a thread is all there is
+        zarr.config.set({"threading.max_workers": worker.state.nthreads})
         if self.own and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -15,22 +15,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from gcdask.kernels.lattice import Lattice, fill_line
+
 Sums = dict[str, Any]
 
 SHIFT = 15  # float32 bits dropped by `log_bins`: 8 of 23 mantissa bits stay
-
-
-@njit(cache=True, nogil=True)
-def bilinear(nodes: Any, iy: Any, fy: Any, ix: Any, fx: Any) -> Any:
-    """Values (ny, nx) between nodes: row i lies the fraction fy[i] past node row iy[i]."""
-    out = np.empty((iy.size, ix.size))
-    row = np.empty(nodes.shape[1])
-    for i in range(iy.size):
-        for k in range(nodes.shape[1]):
-            row[k] = nodes[iy[i], k] * (1 - fy[i]) + nodes[iy[i] + 1, k] * fy[i]
-        for j in range(ix.size):
-            out[i, j] = row[ix[j]] * (1 - fx[j]) + row[ix[j] + 1] * fx[j]
-    return out
 
 
 def count_bits(bits: np.ndarray) -> tuple[list[int], int]:
@@ -70,18 +59,20 @@ def _histogram(bits: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _product_sums(
-    kappa: Any, rho: Any, good: Any, east: Any, north: Any, by: Any, bx: Any, shape: Any,
-    centers: Any, half_width: float, radius: float,
+    kappa: Any, rho: Any, good: Any, lattice: Any, by: Any, bx: Any, shape: Any, centers: Any,
+    half_width: float, radius: float,
 ) -> Any:  # fmt: skip
     out = np.zeros((shape[0], shape[1], centers.size + 1, 4))
+    nodes, line = np.empty((2, lattice.east.shape[1])), np.empty((2, lattice.ix.size))
     for i in range(kappa.shape[0]):
+        fill_line(lattice, i, nodes, line)
         for j in range(kappa.shape[1]):
             k, r = kappa[i, j], rho[i, j]
             if not (good[i, j] and math.isfinite(k) and math.isfinite(r)):
                 continue
-            if not math.hypot(east[i, j], north[i, j]) < radius:
+            if not math.hypot(line[0, j], line[1, j]) < radius:
                 continue
-            angle = math.degrees(math.atan2(east[i, j], north[i, j]))
+            angle = math.degrees(math.atan2(line[0, j], line[1, j]))
             for s in range(centers.size + 1):
                 if s > 0:
                     turn = (angle - centers[s - 1] + 180) % 360 - 180
@@ -98,8 +89,7 @@ def product_sums(
     kappa: np.ndarray,
     rho: np.ndarray,
     good: np.ndarray,
-    east: np.ndarray,
-    north: np.ndarray,
+    lattice: Lattice,
     by: np.ndarray,
     bx: np.ndarray,
     *,
@@ -111,8 +101,10 @@ def product_sums(
 
     Parameters
     ----------
-    kappa, rho, good, east, north : ndarray (ny, nx)
-        The maps, the pixels to use, the offsets from the centre (arcsec).
+    kappa, rho, good : ndarray (ny, nx)
+        The maps and the pixels to use.
+    lattice : Lattice
+        Offsets of the pixels from the centre (arcsec).
     by, bx : ndarray of int, shapes (ny,), (nx,)
         Global block of each row and column.
     centers : tuple of float
@@ -133,8 +125,7 @@ def product_sums(
         np.ascontiguousarray(kappa, np.float64),
         np.ascontiguousarray(rho, np.float64),
         np.ascontiguousarray(good),
-        east,
-        north,
+        lattice,
         by - corner[0],
         bx - corner[1],
         shape,
@@ -199,15 +190,6 @@ def join(parts: Iterable[Sums]) -> Sums:
         else sum(p[name] for p in parts)
         for name, v in parts[0].items()
     }
-
-
-def moments(label: np.ndarray, values: np.ndarray, size: int) -> Sums:
-    """Count, mean and sum of squared deviations of the values of each label below ``size``."""
-    values = np.asarray(values, float)
-    n = np.bincount(label, minlength=size).astype(float)
-    mean = np.bincount(label, values, size) / np.maximum(n, 1)
-    m2 = np.bincount(label, (values - mean[label]) ** 2, size)
-    return {"n": n, "mean": mean, "m2": m2}
 
 
 def merge_moments(parts: Iterable[Sums]) -> Sums:

@@ -44,8 +44,11 @@ def spike_pixels(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -
     angles = survey.angle + 60 * np.arange(6) if known else np.array([])
     half = plan.rules.spikes.width / plan.grid.pixel_scale / 2
     table = star_table(plan, survey)[["x", "y", "length", "core"]].to_numpy(float)
-    for at_x, at_y, length, core in table:
-        reach = max(length, core) + half
+    reaches = np.maximum(table[:, 2], table[:, 3]) + half
+    near = np.ones(len(table), bool)  # a field has many stars, a window few
+    for at, window in ((table[:, 1], y), (table[:, 0], x)):
+        near &= (at + reaches >= window[0]) & (at - reaches <= window[-1])
+    for (at_x, at_y, length, core), reach in zip(table[near], reaches[near], strict=True):
         ys = slice(*np.searchsorted(y, [at_y - reach, at_y + reach]))
         xs = slice(*np.searchsorted(x, [at_x - reach, at_x + reach]))
         if ys.stop <= ys.start or xs.stop <= xs.start:

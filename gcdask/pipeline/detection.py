@@ -140,53 +140,68 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
     row = read_json(row_path)
     if row is not None and is_done(row, tile, job):
         return row
-    image = read_sum(job.bands, tile)
-    bits = masks.mask_window(tile, image, job.mask, survey)
-    y, x = (np.arange(s.start, s.stop) for s in tile.slices)
-    luminous = job.mask.rules.luminous
-    detection, bits = detect.chain(
-        image,
-        bits,
-        fwhm=job.filters,
-        luminous=luminous.nsigma * survey.noise(noise_name(job.filters[0]), y, x)
-        if luminous
-        else None,
-        luminous_dilate=luminous.dilate if luminous else 0,
-        rim=job.rim,
+    detection, bits, peaks = search(tile, job, survey)
+    label = f"{tile.index[0]:05d}-{tile.index[1]:05d}"
+    part = catalog.write_part(
+        peaks["positive"][0], f"{job.folder}/peaks", catalog.part_name(label), grid=job.grid
     )
-    noise = survey.noise(DETECTION, y, x)
-    parts, pending, counts = {}, {}, {}
-    for name, sign in (("positive", 1), ("negative", -1)):
-        found, left = _peaks(detection, noise, tile, job, sign)
-        counts[name] = _counts(found, job)
-        label = f"{name}-{tile.index[0]:05d}-{tile.index[1]:05d}"
-        parts[name] = catalog.write_part(
-            found, f"{job.folder}/peaks", catalog.part_name(label), grid=job.grid
-        )
-        pending[name] = left.to_dict("list")
-    core = bits[tile.inner]
     for name in job.written:
         values = detection if name == "detection" else bits
         mosaic.write_tile(job.maps, name, tile.core_slices, values[tile.inner])
     row = {
         "fingerprint": job.fingerprint,
         "tile": list(tile.index),
-        "parts": parts,
+        "part": part,
         "shards": shards(tile, job),
-        "pending": pending,
-        "counts": counts,
-        "pixels": masks.shares(core),
+        "pending": {sign: left.to_dict("list") for sign, (_, left) in peaks.items()},
+        "counts": {sign: _counts(found, job) for sign, (found, _) in peaks.items()},
+        "pixels": masks.shares(bits[tile.inner]),
     }
     write_json(row_path, row)
     return read_json(row_path)  # what a resumed run would see, to the last digit
+
+
+def search(
+    tile: Tile, job: FieldJob, survey: Survey
+) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
+    """Read a tile's window, mask and filter it, and find its peaks.
+
+    Returns
+    -------
+    detection, bits : arrays (y, x)
+        Detection map and mask of the window.
+    peaks : dict
+        Of the map (``positive``) and of its negative: decided and pending peaks of the core.
+    """
+    image = read_sum(job.bands, tile)
+    bits = masks.mask_window(tile, image, job.mask, survey)
+    y, x = (np.arange(s.start, s.stop) for s in tile.slices)
+    luminous, level = job.mask.rules.luminous, None
+    if luminous:
+        level = luminous.nsigma * survey.noise(noise_name(job.filters[0]), y, x)
+    detection, bits = detect.chain(
+        image,
+        bits,
+        fwhm=job.filters,
+        luminous=level,
+        luminous_dilate=luminous.dilate if luminous else 0,
+        rim=job.rim,
+    )
+    del image, level  # the window's arrays are what a worker needs its memory for
+    noise = survey.noise(DETECTION, y, x)
+    peaks = {
+        name: _peaks(detection, noise, tile, job, sign)
+        for name, sign in (("positive", 1), ("negative", -1))
+    }
+    return detection, bits, peaks
 
 
 def is_done(row: dict[str, Any], tile: Tile, job: FieldJob) -> bool:
     """Whether a row is of this job and what it tells of is still there, whole."""
     if row["fingerprint"] != job.fingerprint or row["shards"] != shards(tile, job):
         return False
-    sizes = {f"{job.folder}/peaks/{p['name']}": p["bytes"] for p in row["parts"].values()}
-    return all(_size(path) == size for path, size in sizes.items())
+    part = row["part"]
+    return _size(f"{job.folder}/peaks/{part['name']}") == part["bytes"]
 
 
 def shards(tile: Tile, job: FieldJob) -> dict[str, list[Any]]:
@@ -275,7 +290,7 @@ def _write_noise(job: FieldJob, survey: Survey) -> None:
 
 def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detected:
     """Decide the peaks that no tile could, and add up what the tiles counted."""
-    parts, counts = [row["parts"]["positive"] for row in rows], {}
+    parts, counts = [row["part"] for row in rows], {}
     for sign in ("positive", "negative"):
         pending = [pd.DataFrame(row["pending"][sign]) for row in rows]
         settled = detect.settle_peaks(pending, job.radius)
@@ -285,15 +300,15 @@ def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detect
             settled.attrs["units"] = {**settled.attrs.get("units", {}), "peak": job.units}
             parts.append(catalog.write_part(settled, f"{job.folder}/peaks", name, grid=job.grid))
     catalog.write_manifest(f"{job.folder}/peaks", parts)
-    _remove_others(Path(job.folder) / "peaks", parts, rows)
+    _remove_others(Path(job.folder) / "peaks", parts)
     total = {k: sum(row["pixels"][k] for row in rows) for k in rows[0]["pixels"]}
     n = total.pop("pixels")
     return Detected(job, survey, parts, {k: v / n for k, v in total.items()}, counts)
 
 
-def _remove_others(folder: Path, parts: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+def _remove_others(folder: Path, parts: list[dict[str, Any]]) -> None:
     """Remove parts of earlier attempts, which nothing refers to."""
-    known = {p["name"] for p in parts} | {p["name"] for r in rows for p in r["parts"].values()}
+    known = {p["name"] for p in parts}
     for path in folder.glob("part-*.parquet"):
         if path.name not in known:
             path.unlink()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from benchmarks import sky
 from benchmarks.common import peak_memory
 
@@ -56,12 +57,17 @@ def job_of(settings: Config, sources: mosaic.Sources, folder: Path) -> detection
     return detection.make_job(settings, sources, rules, folder / "work", folder / "maps.zarr")
 
 
-def measure(side: int, folder: Path, runner: Runner, settings: Config | None = None) -> Measured:
-    """Detect in ``side`` x ``side`` px of the sky, never stored, and write the catalogue."""
+def lazy(side: int) -> mosaic.Sources:
+    """One band of ``side`` x ``side`` px of the sky, never stored."""
+    return mosaic.Sources((sky.Sky(side),), None, ("SKY",), sky.grid(side), "MJy / sr")
+
+
+def measure(
+    sources: mosaic.Sources, folder: Path, runner: Runner, settings: Config | None = None
+) -> Measured:
+    """Detect in a field and write its catalogue."""
     settings = settings or config()
     submitted = _timed_submits(runner.client) if runner.client is not None else []
-    band = sky.Sky(side)
-    sources = mosaic.Sources((band,), None, ("SKY",), sky.grid(side), "MJy / sr")
     start = time.perf_counter()
     job = job_of(settings, sources, folder)
     found = detection.detect_field("sky", job, settings, runner)
@@ -74,7 +80,9 @@ def measure(side: int, folder: Path, runner: Runner, settings: Config | None = N
     if runner.client is not None:
         peak = max(runner.client.run(peak_memory).values())
     rows = catalog.read_manifest(folder / "catalog.parquet")["rows"]
-    return Measured(side * side, wall, graph + sum(submitted), peak, rows, runner.timings)
+    return Measured(
+        int(np.prod(job.grid.shape)), wall, graph + sum(submitted), peak, rows, runner.timings
+    )
 
 
 def _timed_submits(client: Any) -> list[float]:

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks import field
 from benchmarks.common import Result
+
 from gcdask import catalog
 from gcdask.pipeline.runner import Runner
 
@@ -32,8 +32,8 @@ def run() -> Result:
         measured = {}
         for side, folder in folders.items():
             with field.cluster(2) as client:
-                field.measure(2048, folder / "warm", Runner(client), field.config(1024))
-                measured[side] = field.measure(side, folder, Runner(client))
+                field.measure(field.lazy(2048), folder / "warm", Runner(client), field.config(1024))
+                measured[side] = field.measure(field.lazy(side), folder, Runner(client))
         missing, compared = _differences(folders[SIDES[0]], folders[SIDES[-1]])
     small, large = measured[SIDES[0]], measured[SIDES[-1]]
     peaks = [m.peak for m in measured.values()]
