@@ -284,6 +284,12 @@ class Tile:
         y0, y1, x0, x1 = self.core
         return slice(y0, y1), slice(x0, x1)
 
+    @property
+    def window_pixels(self) -> int:
+        """Number of pixels of the window."""
+        y0, y1, x0, x1 = self.window
+        return (y1 - y0) * (x1 - x0)
+
     def within(self, wider: Tile) -> tuple[slice, slice]:
         """The window as slices of a wider window of the same tile."""
         y0, y1, x0, x1 = self.window

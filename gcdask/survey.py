@@ -31,6 +31,8 @@ SPIKE_BIN = 1  # deg
 SPIKE_CONTRAST = 5  # sigma: candidates below it have no say in the angle
 SECTOR = 60  # deg between the spikes of JWST's hexagonal pupil
 
+Filtered = dict[tuple[float, float], np.ndarray]
+
 
 @dataclass(frozen=True)
 class SurveyPlan:
@@ -150,18 +152,31 @@ class Survey:
         return np.minimum(coarse, np.minimum(ends[0][:, None], ends[1]))
 
 
-def survey_window(tile: Tile, image: np.ndarray, plan: SurveyPlan) -> dict[str, Any]:
-    """What one window (sum over bands, NaN = no data) adds to the survey."""
+def filter_window(image: np.ndarray, plan: SurveyPlan) -> Filtered:
+    """A window (NaN = no data) after the first high-pass and after each band-pass, by FWHM."""
     good = np.isfinite(image)
-    first = hp.highpass(image, good, plan.filters[0])
+    pairs = dict.fromkeys([plan.filters[0], *plan.bandpass])
+    return {pair: hp.highpass(image, good, pair) for pair in pairs}
+
+
+def survey_window(
+    tile: Tile, image: np.ndarray, plan: SurveyPlan, filtered: Filtered | None = None
+) -> dict[str, Any]:
+    """What one window (sum over bands, NaN = no data) adds to the survey.
+
+    ``filtered`` is the window's `filter_window`, if that is known already.
+    """
+    good = np.isfinite(image)
+    filtered = filter_window(image, plan) if filtered is None else filtered
+    first = filtered[plan.filters[0]]
     detection = hp.highpass(first, good, plan.filters[1])
-    wider = {pair: hp.highpass(image, good, pair) for pair in plan.bandpass}
+    wider = [filtered[pair] for pair in plan.bandpass]
     piece = {
         "footprint": _footprint(tile, good, plan.footprint_cell),
-        "noise": noise_cells(tile, plan, first, detection, *wider.values()),
+        "noise": noise_cells(tile, plan, first, detection, *wider),
     }
     if plan.star_nsigma:
-        smooth = wider.get(STAR_FILTER)
+        smooth = filtered.get(STAR_FILTER)
         smooth = hp.highpass(image, good, STAR_FILTER) if smooth is None else smooth
         piece["stars"] = _stars(tile, first, smooth, plan)
     return piece

@@ -13,16 +13,24 @@ from gcdask.kernels import sums
 from gcdask.masks.rules import Flag
 from gcdask.masks.shapes import MaskPlan
 from gcdask.masks.stars import spike_pixels
-from gcdask.survey import Survey, noise_name
+from gcdask.survey import Filtered, Survey, noise_name
 
 
-def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+def mask_window(
+    tile: Tile,
+    image: np.ndarray,
+    plan: MaskPlan,
+    survey: Survey,
+    filtered: Filtered | None = None,
+) -> np.ndarray:
     """Bits of one window, right in all pixels at least `MaskRules.halo` from its inner borders.
 
     Parameters
     ----------
     image : (h, w) float32 array
         Sum over bands, NaN where there are no data.
+    filtered : dict, optional
+        What is known of the window's `gcdask.survey.filter_window`; the rest is filtered here.
 
     Returns
     -------
@@ -45,11 +53,12 @@ def mask_window(tile: Tile, image: np.ndarray, plan: MaskPlan, survey: Survey) -
         del distance, edge
     for rule, flag in ((rules.bright, Flag.BRIGHT), (rules.extended, Flag.EXTENDED)):
         if rule:
-            filtered = hp.highpass(image, good, rule.fwhm)
+            shown = (filtered or {}).get(rule.fwhm)
+            shown = hp.highpass(image, good, rule.fwhm) if shown is None else shown
             level = survey.noise(noise_name(rule.fwhm), row, column)
             level *= np.float32(rule.nsigma)
-            above = filtered > level
-            del filtered, level
+            above = shown > level
+            del shown, level
             add_flag(bits, hp.dilate(above, rule.dilate), flag)
     if rules.spikes:
         add_flag(bits, spike_pixels(y, x, plan, survey), Flag.SPIKE)

@@ -22,7 +22,15 @@ from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
 from gcdask.pipeline.runner import Runner
 from gcdask.pipeline.store import digest, input_state, read_json, write_json
-from gcdask.survey import DETECTION, Survey, SurveyPlan, noise_name, survey_window
+from gcdask.survey import (
+    DETECTION,
+    Filtered,
+    Survey,
+    SurveyPlan,
+    filter_window,
+    noise_name,
+    survey_window,
+)
 from gcdask.survey import combine as combine_survey
 from gcdask.tiles import read_sum, real_ends, tile_grid, with_halo
 
@@ -125,22 +133,45 @@ def make_job(
     return replace(job, fingerprint=identity)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What the survey of a window leaves to the search of its tile, where memory allows."""
+
+    tile: Tile
+    image: np.ndarray
+    filtered: Filtered
+
+    def cut(self, tile: Tile) -> tuple[np.ndarray, Filtered]:
+        """Image and filtered images of a smaller window of the same tile."""
+        part = tile.within(self.tile)
+        image = np.ascontiguousarray(self.image[part])
+        return image, {pair: values[part] for pair, values in self.filtered.items()}
+
+
 # -- one task ------------------------------------------------------------------------------------
 def survey_tile(tile: Tile, job: FieldJob, plan: SurveyPlan) -> dict[str, Any]:
     """Read a tile's window and survey it."""
     return survey_window(tile, read_sum(job.bands, tile), plan)
 
 
-def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
-    """One tile from stored pixels to map shards and Parquet parts; returns its row.
+def survey_and_keep(tile: Tile, job: FieldJob, plan: SurveyPlan) -> tuple[dict[str, Any], Kept]:
+    """Read a tile's window and survey it; also returns what the search can use again."""
+    image = read_sum(job.bands, tile)
+    filtered = filter_window(image, plan)
+    return survey_window(tile, image, plan, filtered), Kept(tile, image, filtered)
+
+
+def process_tile(item: tuple[Tile, Kept | None], job: FieldJob, survey: Survey) -> dict[str, Any]:
+    """One tile from stored pixels to map shards and Parquet part; returns its row.
 
     A row that an earlier run left for the same inputs and settings is returned as it is.
     """
+    tile, kept = item
     row_path = Path(job.folder) / "rows" / f"{tile.index[0]:05d}-{tile.index[1]:05d}.json"
     row = read_json(row_path)
     if row is not None and is_done(row, tile, job):
         return row
-    detection, bits, peaks = search(tile, job, survey)
+    detection, bits, peaks = search(tile, job, survey, kept)
     label = f"{tile.index[0]:05d}-{tile.index[1]:05d}"
     part = catalog.write_part(
         peaks["positive"][0], f"{job.folder}/peaks", catalog.part_name(label), grid=job.grid
@@ -162,7 +193,7 @@ def process_tile(tile: Tile, job: FieldJob, survey: Survey) -> dict[str, Any]:
 
 
 def search(
-    tile: Tile, job: FieldJob, survey: Survey
+    tile: Tile, job: FieldJob, survey: Survey, kept: Kept | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
     """Read a tile's window, mask and filter it, and find its peaks.
 
@@ -173,8 +204,8 @@ def search(
     peaks : dict
         Of the map (``positive``) and of its negative: decided and pending peaks of the core.
     """
-    image = read_sum(job.bands, tile)
-    bits = masks.mask_window(tile, image, job.mask, survey)
+    image, filtered = (read_sum(job.bands, tile), None) if kept is None else kept.cut(tile)
+    bits = masks.mask_window(tile, image, job.mask, survey, filtered)
     y, x = (np.arange(s.start, s.stop) for s in tile.slices)
     luminous, level = job.mask.rules.luminous, None
     if luminous:
@@ -187,7 +218,7 @@ def search(
         luminous_dilate=luminous.dilate if luminous else 0,
         rim=job.rim,
     )
-    del image, level  # the window's arrays are what a worker needs its memory for
+    del image, filtered, level  # the window's arrays are what a worker needs its memory for
     noise = survey.noise(DETECTION, y, x)
     peaks = {
         name: _peaks(detection, noise, tile, job, sign)
@@ -258,7 +289,7 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
     plan = job.mask.rules.survey_plan(
         job.grid, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
     )
-    pieces = runner.map(f"survey {name}", survey_tile, tile_grid(shape, size, plan.halo), job, plan)
+    pieces, kept = _survey(name, job, plan, size, runner)
     survey = combine_survey(pieces, plan)
     if survey.area == 0:
         files = ", ".join(dict.fromkeys(band.path for band in job.bands))
@@ -275,10 +306,24 @@ def detect_field(name: str, job: FieldJob, config: Config, runner: Runner) -> De
         )
         mosaic.set_complete(job.maps, variable, False)
     _write_noise(job, survey)
-    rows = runner.map(f"detect {name}", process_tile, tile_grid(shape, size, job.halo), job, survey)
+    items = list(zip(tile_grid(shape, size, job.halo), kept, strict=True))
+    rows = runner.map(f"detect {name}", process_tile, items, job, survey)
+    del items, kept  # and with them what the workers kept
     for variable in job.written:
         mosaic.set_complete(job.maps, variable, True)
     return _settle(job, survey, rows)
+
+
+def _survey(
+    name: str, job: FieldJob, plan: SurveyPlan, size: int, runner: Runner
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """The pieces of a survey, and for each tile what was kept: all windows of a field, or none."""
+    tiles = tile_grid(plan.shape, size, plan.halo)
+    stage = f"survey {name}"
+    per_pixel = 4 * (2 + len(plan.bandpass))  # the image, the first high-pass and the others
+    if per_pixel * sum(t.window_pixels for t in tiles) > runner.room:
+        return runner.map(stage, survey_tile, tiles, job, plan), [None] * len(tiles)
+    return runner.map_and_keep(stage, survey_and_keep, tiles, job, plan)
 
 
 def _write_noise(job: FieldJob, survey: Survey) -> None:

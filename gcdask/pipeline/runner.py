@@ -8,12 +8,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import dask
 import xarray as xr
 from distributed import Client, Future, as_completed
+from distributed.system import MEMORY_LIMIT
 
 from gcdask.errors import InputError
 
@@ -21,6 +23,7 @@ WORKER_TIMEOUT = 30  # s
 #: Up to so many tiles (1.7e10 px in tiles of 4096) are submitted at once, more in a rolling window:
 #: the scheduler then stays small, and no worker waits for its next tile.
 IN_FLIGHT = 1024
+KEEP = 1 / 8  # of the memory of all workers: what one stage may keep for the next one
 
 Progress = Callable[[str, int, int], None]
 
@@ -77,20 +80,46 @@ class Runner:
         One task an item; ``args`` travel to each worker once. At most `IN_FLIGHT` tasks are known
         to the scheduler at a time, the next one is submitted as one ends.
         """
+        return self._map(stage, func, items, args, keep=False)[0]
+
+    def map_and_keep(
+        self, stage: str, func: Callable[..., Any], items: Sequence[Any], *args: Any
+    ) -> tuple[list, list]:
+        """As `map` for a function that returns a pair: the first of each, and the second.
+
+        On a cluster the second ones stay on their workers: they are futures, to be items (or parts
+        of items) of a later `map`, whose tasks then go to where they are.
+        """
+        return self._map(stage, func, items, args, keep=True)
+
+    @property
+    def room(self) -> float:
+        """Bytes that may be kept between two stages, on all workers together."""
+        if self.client is None:
+            return KEEP * MEMORY_LIMIT
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return KEEP * sum(w["memory_limit"] or 0 for w in workers)
+
+    def _map(
+        self, stage: str, func: Callable[..., Any], items: Sequence[Any], args: Any, *, keep: bool
+    ) -> tuple[list, list]:
         with self.stage(stage, len(items)):
-            if self.client is None:
-                results = []
-                for k, item in enumerate(items):
-                    results.append(func(item, *args))
-                    self.progress(stage, k + 1, len(items))
-                return results
-            return self._submit(stage, func, items, args)
+            if self.client is not None:
+                return self._submit(stage, func, items, args, keep)
+            results, kept = [], []
+            for k, item in enumerate(items):
+                value = func(item, *args)
+                results.append(value[0] if keep else value)
+                kept.append(value[1] if keep else None)
+                self.progress(stage, k + 1, len(items))
+            return results, kept
 
     def _submit(
-        self, stage: str, func: Callable[..., Any], items: Sequence[Any], args: Any
-    ) -> list:
+        self, stage: str, func: Callable[..., Any], items: Sequence[Any], args: Any, keep: bool
+    ) -> tuple[list, list]:
         assert self.client is not None
         client = self.client
+        kept: list[Any] = [None] * len(items)
         common = [client.scatter(a, broadcast=True, hash=False) for a in args]
         waiting = iter(enumerate(items))
         where: dict[Any, int] = {}
@@ -98,7 +127,11 @@ class Runner:
         def submit(n: int) -> list[Future]:
             futures = []
             for k, item in itertools.islice(waiting, n):
-                futures.append(client.submit(func, item, *common, pure=False))
+                future = client.submit(func, item, *common, pure=False)
+                if keep:
+                    kept[k] = client.submit(itemgetter(1), future, pure=False)
+                    future = client.submit(itemgetter(0), future, pure=False)
+                futures.append(future)
                 where[futures[-1]] = k
             return futures
 
@@ -111,7 +144,7 @@ class Runner:
                 self.progress(stage, done, len(items))
         finally:
             client.cancel(list(where))  # those still waiting, if one failed
-        return results
+        return results, kept
 
     def compute(self, stage: str, tree: Any) -> Any:
         """Compute everything lazy in a tree of dicts, as one step of the progress.
