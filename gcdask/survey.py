@@ -19,7 +19,7 @@ from scipy import ndimage
 from gcdask.grid import Tile
 from gcdask.kernels import highpass as hp
 from gcdask.kernels import sums
-from gcdask.kernels.noise import interpolate_cells, robust_sigma
+from gcdask.kernels.noise import interpolate_cells, robust_sigma, sigma_around
 
 FILTERS = ((0.5, 5.0), (1.0, 3.0))
 DETECTION = "detection"  # name of the noise after both high-pass steps
@@ -266,9 +266,7 @@ def _stars(
     ys, xs = tile.inner
     y, x = np.nonzero((core == largest) & (core > 0))
     y, x = y + ys.start, x + xs.start
-    sigma = np.array(
-        [robust_sigma(_around(first, a, b)[::3, ::3]) for a, b in zip(y, x, strict=True)]
-    )
+    sigma = sigma_around(first, y, x, NOISE_BOX, 3)
     with np.errstate(invalid="ignore"):
         bright = (sigma > 0) & (value[y, x] > plan.star_nsigma * sigma)
     y, x = y[bright], x[bright]
@@ -279,13 +277,6 @@ def _stars(
         "snr": value[y, x] / sigma[bright],
         "profile": np.reshape(profile, (len(y), SECTOR // SPIKE_BIN)),
     }
-
-
-def _around(image: np.ndarray, y: int, x: int) -> np.ndarray:
-    """Square of 97 px about a pixel, clipped at the ends."""
-    return image[
-        max(y - NOISE_BOX, 0) : y + NOISE_BOX + 1, max(x - NOISE_BOX, 0) : x + NOISE_BOX + 1
-    ]
 
 
 def _angular_profile(first: np.ndarray, y: int, x: int) -> np.ndarray:

@@ -10,7 +10,7 @@ Sources: Diego et al. 2026, section 3; the greedy rule is exact for every chunki
 
 from gcdask.detect.maps import detection_map, highpass, noise_map
 from gcdask.detect.peaks import detect_peaks
-from gcdask.detect.threshold import auto_threshold, level_counts, purity
+from gcdask.detect.threshold import RING, auto_threshold, level_counts, purity
 from gcdask.detect.window import (
     FILTERS,
     NEAR_RADIUS,
@@ -25,6 +25,7 @@ __all__ = [
     "FILTERS",
     "NEAR_RADIUS",
     "PEAK_HALO",
+    "RING",
     "auto_threshold",
     "chain",
     "chain_halo",

@@ -100,6 +100,7 @@ def peaks_in_window(
     in_sigma: bool = False,
     sign: int = 1,
     near: float = NEAR_RADIUS,
+    near_above: float = -math.inf,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Peaks in a tile's core: those decided in its window, and what `settle_peaks` needs.
 
@@ -125,6 +126,8 @@ def peaks_in_window(
         -1 takes the peaks of the negated map (``peak`` and ``snr`` are then those of that).
     near : float
         Radius (px, at most the halo) for the column ``near``.
+    near_above : float
+        Smaller values are not told there (-inf instead), which is faster.
 
     Returns
     -------
@@ -148,7 +151,7 @@ def peaks_in_window(
     peak = sign * detection[y, x]
     local = noise[y, x] if isinstance(noise, np.ndarray) else noise
     extra = {
-        "near": peaks.near_max(ratio, y, x, near),
+        "near": peaks.near_max(ratio, y, x, near, near_above),
         "row": np.floor_divide(window.y, window.step).astype(np.int64)[y],
         "col": np.floor_divide(window.x, window.step).astype(np.int64)[x],
         "value": value,

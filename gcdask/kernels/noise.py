@@ -16,6 +16,47 @@ def robust_sigma(values: np.ndarray) -> float:
     return float(_clipped_mad(np.sort(values, axis=None)))
 
 
+def sigma_around(
+    image: np.ndarray, y: np.ndarray, x: np.ndarray, half: int, step: int = 1
+) -> np.ndarray:
+    """`robust_sigma` of squares of an image, clipped at its ends.
+
+    Parameters
+    ----------
+    image : (ny, nx) float array
+        NaN = no data.
+    y, x : (n,) int arrays
+        Middle of each square: its pixels are ``y - half`` to ``y + half``, every ``step`` px.
+
+    Returns
+    -------
+    (n,) float64 array
+    """
+    out = np.empty(len(y))
+    side = -(-(2 * half + 1) // step)
+    stack = np.empty((min(len(y), 256), side * side), image.dtype)
+    for start in range(0, len(y), 256):  # sorted by rows in one call, and still in the cache
+        rows = slice(start, min(start + 256, len(y)))
+        part = stack[: rows.stop - start]
+        _gather(part, image, y[rows], x[rows], half, step)
+        part.sort(axis=1)
+        for k in range(len(part)):
+            out[start + k] = _clipped_mad(part[k])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _gather(out, image, y, x, half, step):  # type: ignore[no-untyped-def]
+    ny, nx = image.shape
+    for i in range(y.size):
+        k = 0
+        for a in range(y[i] - half, y[i] + half + 1, step):
+            for b in range(x[i] - half, x[i] + half + 1, step):
+                inside = 0 <= a < ny and 0 <= b < nx
+                out[i, k] = image[a, b] if inside else np.nan
+                k += 1
+
+
 @njit(cache=True, nogil=True)
 def _clipped_mad(v):  # type: ignore[no-untyped-def]
     low, high = 0, v.size

@@ -92,17 +92,23 @@ def _decide(flat, state, dy, dx, reach, top, bottom, left, right, status):  # ty
                 state[yy, xx] |= mark
 
 
-def near_max(window: np.ndarray, y: np.ndarray, x: np.ndarray, radius: float = 15) -> np.ndarray:
+def near_max(
+    window: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    radius: float = 15,
+    above: float = -math.inf,
+) -> np.ndarray:
     """Largest finite value of `window` (y, x) within `radius` px of each pixel ``(y, x)``.
 
     Returns
     -------
     float32 array
-        -inf where nothing finite is near.
+        -inf where nothing finite that is larger than ``above`` is near.
     """
     out = np.empty(len(y), np.float32)
     tops = _block_tops(window)
-    _near_max(window, tops, np.asarray(y, np.int64), np.asarray(x, np.int64), radius, out)
+    _near_max(window, tops, np.asarray(y, np.int64), np.asarray(x, np.int64), radius, above, out)
     return out
 
 
@@ -123,12 +129,12 @@ def _block_tops(window):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _near_max(window, tops, y, x, radius, out):  # type: ignore[no-untyped-def]
+def _near_max(window, tops, y, x, radius, above, out):  # type: ignore[no-untyped-def]
     """Look only into squares that may hold a larger value than the best one so far."""
     ny, nx = window.shape
     reach = math.floor(radius)
     for i in range(y.size):
-        best = -np.inf
+        best = above
         top, bottom = max(y[i] - reach, 0), min(y[i] + reach + 1, ny)
         left, right = max(x[i] - reach, 0), min(x[i] + reach + 1, nx)
         for a in range(top // _BLOCK, -(-bottom // _BLOCK)):
@@ -141,7 +147,7 @@ def _near_max(window, tops, y, x, radius, out):  # type: ignore[no-untyped-def]
                         near = (yy - y[i]) ** 2 + (xx - x[i]) ** 2 <= radius * radius
                         if near and best < v < np.inf:
                             best = v
-        out[i] = best
+        out[i] = best if best > above else -np.inf
 
 
 def settle(

@@ -188,7 +188,7 @@ def process_tile(item: tuple[Tile, Kept | None], job: FieldJob, survey: Survey) 
         "counts": {sign: _counts(found, job) for sign, (found, _) in peaks.items()},
         "pixels": masks.shares(bits[tile.inner]),
     }
-    write_json(row_path, row)
+    write_json(row_path, row, indent=None)
     return read_json(row_path)  # what a resumed run would see, to the last digit
 
 
@@ -268,6 +268,7 @@ def _peaks(
         ends=real_ends(exact, job.grid.shape),
         grid=job.grid,
         sign=sign,
+        near_above=detect.RING * job.threshold,  # what `level_counts` can tell apart
     )
     for table in (found, pending):
         table.attrs["units"] = {**table.attrs.get("units", {}), "peak": job.units}

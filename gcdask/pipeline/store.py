@@ -25,10 +25,14 @@ RUN, MANIFEST, WORK = "run.json", "manifest.json", "work"
 INPUT = "input"  # a folder of this name may lie beside the outputs; it is never touched
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write JSON (NaN as null) so that readers see the old file or the new one, never a half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
+    try:  # thousands of plain numbers: nothing to unpack
+        text = json.dumps(content, indent=indent, allow_nan=False)
+    except (TypeError, ValueError):
+        text = json.dumps(plain(content), indent=indent, allow_nan=False)
+    temporary.write_text(text + "\n")
     os.replace(temporary, path)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks import sky
-from benchmarks.common import peak_memory
+import sky
+from common import peak_memory
 
 from gcdask import catalog, mosaic
 from gcdask.cluster import client as open_client

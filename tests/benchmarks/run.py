@@ -13,9 +13,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 #: Where each is: module and function.
 BENCHMARKS = {
@@ -33,11 +30,11 @@ ONE = "--one"
 
 def one(name: str) -> None:
     """Run one benchmark in this process and print its results as JSON lines."""
-    from benchmarks.common import Result, single_threaded
+    from common import Result, single_threaded
 
     single_threaded()
     module, function = BENCHMARKS[name]
-    results = getattr(importlib.import_module(f"benchmarks.{module}"), function)()
+    results = getattr(importlib.import_module(module), function)()
     for result in [results] if isinstance(results, Result) else results:
         print(json.dumps(dataclasses.asdict(result)), flush=True)
 
@@ -55,7 +52,7 @@ def main() -> int:
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}")
-    from benchmarks.common import Result
+    from common import Result
 
     from gcdask.cluster import THREADS
 

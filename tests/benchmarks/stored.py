@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import bare
+import field
+import sky
 import zarr
-from benchmarks import bare, field, sky
-from benchmarks.common import Result, ratio, seconds
+from common import Result, ratio, seconds
 
 from gcdask import mosaic
 from gcdask.mosaic.ingestion import create_mosaic, finish_mosaic

@@ -11,9 +11,9 @@ import math
 import tempfile
 from pathlib import Path
 
+import field
 import numpy as np
-from benchmarks import field
-from benchmarks.common import Result
+from common import Result
 
 from gcdask import catalog
 from gcdask.pipeline.runner import Runner
