@@ -761,7 +761,7 @@ def test_unreachable_scheduler(tiny, finished, monkeypatch, address):
     assert snapshot(finished) == before
 
 
-@pytest.mark.parametrize("stage", ["survey_tile", "process_tile"])
+@pytest.mark.parametrize("stage", ["survey_and_keep", "process_tile"])
 def test_an_unexpected_error_is_one_line_too(tiny, monkeypatch, stage):
     def fail(*_, **__):
         raise ZeroDivisionError("something\nunexpected")

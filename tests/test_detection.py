@@ -115,6 +115,49 @@ def test_any_tile_size_gives_the_same_peaks_and_counts(seed, size, tmp_path_fact
         np.testing.assert_array_equal(results[0][1][sign], results[1][1][sign])
 
 
+@pytest.mark.parametrize("size", [300, 100])
+def test_nothing_depends_on_whether_the_survey_leaves_its_windows(size, tmp_path, monkeypatch):
+    """Bright and extended sources, so that the kept images decide the mask."""
+    rng = np.random.default_rng(4)
+    image = noise(rng)
+    y, x = np.mgrid[: GRID.shape[0], : GRID.shape[1]]
+    for cy, cx in rng.uniform(0, 260, (9, 2)):
+        image += 900 * np.exp(-np.hypot(y - cy, x - cx) / 4)
+    image[rng.random(GRID.shape) < 1e-3] = np.nan
+    results = []
+    for name, room in (("kept", 2**40), ("read twice", 0)):
+        monkeypatch.setattr(Runner, "room", room)
+        folder = tmp_path / name
+        config = field(
+            folder, image,
+            **{"tiles.size": size, "detect.threshold": "3 sigma", "mask.bright.nsigma": 50,
+               "mask.extended.nsigma": 10, "mask.luminous.nsigma": 30},
+        )  # fmt: skip
+        found, peaks = detect(config, folder)
+        maps = [mosaic.open_map(folder / "maps.zarr", n).values for n in ("detection", "mask")]
+        results.append((peaks, found, *maps))
+    (peaks, found, *maps), (other_peaks, other, *other_maps) = results
+    assert found.shares == other.shares
+    assert min(found.shares[k] for k in ("bright", "extended")) > 0
+    pd.testing.assert_frame_equal(peaks, other_peaks, check_exact=True)
+    for a, b in zip(maps, other_maps, strict=True):
+        assert np.array_equal(a, b, equal_nan=True)
+
+
+def test_the_detection_map_is_optional(tmp_path):
+    image = noise(np.random.default_rng(1))
+    _, whole = detect(field(tmp_path / "a", image), tmp_path / "a")
+    _, peaks = detect(field(tmp_path / "b", image, **{"output.detection": "false"}), tmp_path / "b")
+    pd.testing.assert_frame_equal(peaks, whole)
+    assert sorted(p.name for p in (tmp_path / "b/maps.zarr").glob("[dm]*")) == ["mask"]
+    # asked for later, it is made: no tile counts as done without it
+    again_config = load(tmp_path / "b" / "field.yaml")
+    _, again = detect(again_config, tmp_path / "b")
+    pd.testing.assert_frame_equal(again, whole)
+    shown = [mosaic.open_map(tmp_path / n / "maps.zarr", "detection").values for n in "ab"]
+    assert np.array_equal(*shown, equal_nan=True)
+
+
 # -- resuming ------------------------------------------------------------------------------------
 @pytest.fixture
 def once(tmp_path):

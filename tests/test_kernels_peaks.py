@@ -139,6 +139,9 @@ def test_near_max_is_a_disk_filter_of_the_finite_values():
         finite, footprint=yy**2 + xx**2 <= 225, mode="constant", cval=-np.inf
     )
     assert np.array_equal(peaks.near_max(image, y, x, 15), expected.ravel())
+    told = np.where(expected.ravel() > 2.5, expected.ravel(), -np.inf)
+    assert 0 < np.isinf(told).sum() < told.size
+    assert np.array_equal(peaks.near_max(image, y, x, 15, above=2.5), told)
     alone = np.full((3, 3), np.nan, np.float32)
     assert peaks.near_max(alone, [1], [1])[0] == -np.inf
 

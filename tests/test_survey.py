@@ -18,7 +18,7 @@ from gcdask import masks, simulate
 from gcdask.grid import Grid
 from gcdask.kernels import highpass as hp
 from gcdask.kernels import render
-from gcdask.kernels.noise import interpolate_cells, robust_sigma
+from gcdask.kernels.noise import interpolate_cells, robust_sigma, sigma_around
 from gcdask.simulate.psf import make_psf
 from gcdask.survey import FILTERS, SurveyPlan, combine, survey_window
 from gcdask.tiles import tile_grid
@@ -311,6 +311,38 @@ def test_robust_sigma_is_the_scaled_deviation_clipped_once():
     expected = median_abs_deviation(kept, scale=1 / 1.4826)
     assert robust_sigma(values) == pytest.approx(expected, rel=1e-12)
     assert abs(robust_sigma(values) - 2) < abs(first - 2) < 0.2 < abs(np.std(values) - 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(64, 300), seed=st.integers(0, 10**6), kind=st.sampled_from(["f4", "f8"]),
+    ties=st.booleans(), tail=st.floats(0, 3),
+)  # fmt: skip
+def test_robust_sigma_is_that_of_medians(n, seed, kind, ties, tail):
+    rng = np.random.default_rng(seed)
+    values = np.exp(tail * rng.normal(size=n)) * rng.choice([-1, 1], n)
+    values = (np.round(values) if ties else values).astype(kind)
+    kept, expected = values, np.nan
+    for _ in range(2):
+        expected = median_abs_deviation(kept, scale=1 / 1.4826)
+        kept = kept[np.abs(kept - np.median(kept)) <= 4 * expected]
+        if kept.size < 64:
+            break
+    assert robust_sigma(values) == pytest.approx(expected, rel=1e-6)
+    assert robust_sigma(rng.permutation(values)) == robust_sigma(values)
+
+
+def test_squares_about_pixels_have_their_robust_sigma():
+    rng = np.random.default_rng(1)
+    image = np.where(rng.random((150, 120)) < 0.1, np.nan, rng.normal(size=(150, 120)))
+    y, x = rng.integers(0, 150, 600), rng.integers(0, 120, 600)
+    got = sigma_around(image, y, x, 20, 3)
+    for k in range(600):
+        rows, columns = np.arange(y[k] - 20, y[k] + 21, 3), np.arange(x[k] - 20, x[k] + 21, 3)
+        rows, columns = rows[(rows >= 0) & (rows < 150)], columns[(columns >= 0) & (columns < 120)]
+        assert np.array_equal(got[k], robust_sigma(image[np.ix_(rows, columns)]), equal_nan=True)
+    assert np.isfinite(got).any()
+    assert sigma_around(image, y[:0], x[:0], 20).shape == (0,)
 
 
 def test_robust_sigma_needs_64_finite_values():

@@ -151,7 +151,7 @@ class Kept:
 # -- one task ------------------------------------------------------------------------------------
 def survey_tile(tile: Tile, job: FieldJob, plan: SurveyPlan) -> dict[str, Any]:
     """Read a tile's window and survey it."""
-    return survey_window(tile, read_sum(job.bands, tile), plan)
+    return survey_and_keep(tile, job, plan)[0]
 
 
 def survey_and_keep(tile: Tile, job: FieldJob, plan: SurveyPlan) -> tuple[dict[str, Any], Kept]:
@@ -319,12 +319,13 @@ def _survey(
     name: str, job: FieldJob, plan: SurveyPlan, size: int, runner: Runner
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     """The pieces of a survey, and for each tile what was kept: all windows of a field, or none."""
-    tiles = tile_grid(plan.shape, size, plan.halo)
     stage = f"survey {name}"
+    tiles = tile_grid(plan.shape, size, max(plan.halo, job.halo))  # as both stages need
     per_pixel = 4 * (2 + len(plan.bandpass))  # the image, the first high-pass and the others
-    if per_pixel * sum(t.window_pixels for t in tiles) > runner.room:
-        return runner.map(stage, survey_tile, tiles, job, plan), [None] * len(tiles)
-    return runner.map_and_keep(stage, survey_and_keep, tiles, job, plan)
+    if per_pixel * sum(t.window_pixels for t in tiles) <= runner.room:
+        return runner.map_and_keep(stage, survey_and_keep, tiles, job, plan)
+    tiles = tile_grid(plan.shape, size, plan.halo)
+    return runner.map(stage, survey_tile, tiles, job, plan), [None] * len(tiles)
 
 
 def _write_noise(job: FieldJob, survey: Survey) -> None:

@@ -1,0 +1,81 @@
+"""Where tasks run: in order, in a rolling window, with what stays on the workers."""
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from gcdask.pipeline import runner as module
+from gcdask.pipeline.runner import Runner
+
+
+def square(item, offset):
+    return item * item + offset
+
+
+def square_and_keep(item, offset):
+    return item * item + offset, np.full(3, item)
+
+
+def add_up(item, offset):
+    number, kept = item
+    return number + int(kept.sum()) + offset
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as opened,
+    ):
+        yield opened
+
+
+@pytest.mark.parametrize("window", [1, 3, 1000])
+def test_results_are_in_the_order_of_the_items(client, window, monkeypatch):
+    monkeypatch.setattr(module, "IN_FLIGHT", window)
+    seen = []
+    runner = Runner(client, lambda stage, done, total: seen.append((stage, done, total)))
+    assert runner.map("squares", square, range(20), 5) == [k * k + 5 for k in range(20)]
+    assert [done for _, done, _ in seen] == [0, *range(1, 21), 20]
+    assert runner.map("none", square, [], 5) == []
+
+
+def test_no_more_tasks_are_submitted_than_the_window_holds(client, monkeypatch):
+    monkeypatch.setattr(module, "IN_FLIGHT", 4)
+    submitted, ended = [0], [0]
+    plain = client.submit
+
+    def submit(*args, **options):
+        submitted[0] += 1
+        assert submitted[0] - ended[0] <= 5  # the one that ended is told of after the next starts
+        return plain(*args, **options)
+
+    monkeypatch.setattr(client, "submit", submit)
+    Runner(client, lambda stage, done, total: ended.__setitem__(0, done)).map(
+        "squares", square, range(30), 0
+    )
+    assert submitted[0] == 30
+
+
+@pytest.mark.parametrize("cluster", [True, False])
+def test_what_is_kept_goes_into_the_next_stage(client, cluster):
+    runner = Runner(client if cluster else None)
+    small, kept = runner.map_and_keep("keep", square_and_keep, range(7), 1)
+    assert small == [k * k + 1 for k in range(7)]
+    assert runner.map("use", add_up, list(zip(small, kept, strict=True)), 10) == [
+        k * k + 1 + 3 * k + 10 for k in range(7)
+    ]
+
+
+def test_a_failing_task_fails_the_stage_and_leaves_no_others(client):
+    with pytest.raises(TypeError):
+        Runner(client).map("bad", square, [1, "a", 2], 0)
+    assert Runner(client).map("good", square, [3], 0) == [9]
+
+
+def test_there_is_room_for_a_share_of_the_memory(client):
+    limits = [w["memory_limit"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
+    assert Runner(client).room == pytest.approx(module.KEEP * sum(limits))
+    assert 0 < Runner().room < 2**50
