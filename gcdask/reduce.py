@@ -6,8 +6,8 @@ one per chunk, in an object array with one element per chunk. `tree` merges neig
 a time, into one dict, which is all that is ever held of the field. `pick` turns its entries into
 arrays of known shape, so that a lazy ``xr.Dataset`` can be built before anything runs.
 
-Sources are few beside pixels (16 bytes each): `points` gathers their positions into one sorted
-list that every chunk of a mask reads, so a catalogue may have any partitions, in any order.
+Sources come to the pixels: `points` gives every chunk of a mask the positions of the sources on it,
+so a catalogue may have any partitions, in any order.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import pandas as pd
 import xarray as xr
 
-from gcdask.catalog import as_dask, pixel_positions
+from gcdask.catalog.parts import boxed
+from gcdask.catalog.points import near_points, part_points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import sums
+from gcdask.kernels.lattice import Lattice
 from gcdask.tiles import as_mask
 
 LATTICE = 16  # elements between the nodes where the WCS is evaluated
@@ -32,13 +33,6 @@ Merge = Callable[[Any], sums.Sums]
 
 
 # -- the tree -----------------------------------------------------------------------------------
-def boxed(value: Any, ndim: int) -> np.ndarray:
-    """``value`` as the only element of an object array."""
-    out = np.empty((1,) * ndim, object)
-    out[...] = value
-    return out
-
-
 def _flat(parts: Any) -> Iterator[sums.Sums]:
     if isinstance(parts, list):
         for part in parts:
@@ -176,28 +170,24 @@ def element_index(positions: np.ndarray, step: int) -> np.ndarray:
     return np.floor((np.asarray(positions, float) - (step - 1) / 2) / step + 0.5).astype(np.int64)
 
 
-def offsets(
-    grid: Grid, y: np.ndarray, x: np.ndarray, center: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets (east, north) in arcsec of the elements at global ``y``, ``x``; each (ny, nx).
+def offsets(grid: Grid, y: np.ndarray, x: np.ndarray, center: tuple[float, float]) -> Lattice:
+    """Offsets (east, north) in arcsec of the elements at global ``y``, ``x``, for loops over them.
 
     `Grid.offsets` on a lattice of nodes 16 elements apart, bilinear between them: the nodes belong
     to the grid, not to the chunk, so every chunking gives the same numbers. The error, below
     1e-6 arcsec a degree from the tangent point, is that of a straight line over 16 elements.
     """
-    nodes, index, fraction = [], [], []
+    nodes, where = [], []
     for positions in (y, x):
         element = element_index(positions, grid.step)
         phase = float(positions[0]) - float(element[0]) * grid.step
         first = int(element[0]) // LATTICE
         node = np.arange(first, int(element[-1]) // LATTICE + 2)
         nodes.append(node * LATTICE * grid.step + phase)
-        index.append(element // LATTICE - first)
-        fraction.append(element % LATTICE / LATTICE)
+        where += [element // LATTICE - first, element % LATTICE / LATTICE]
     mesh = np.meshgrid(*nodes, indexing="ij")
     east, north = grid.offsets(mesh[1], mesh[0], center)
-    where = (index[0], fraction[0], index[1], fraction[1])
-    return sums.bilinear(east, *where), sums.bilinear(north, *where)
+    return Lattice(east, north, *where)
 
 
 def around(data: xr.DataArray, center: tuple[float, float], radius: float) -> xr.DataArray | None:
@@ -288,8 +278,8 @@ def usable(where: Any, like: xr.DataArray, name: str = "where") -> da.Array:
     return part if part.dtype == bool else part >= 0.5
 
 
-def _call_kernel(*blocks: Any, kernel: Callable[..., sums.Sums], ndim: int) -> np.ndarray:
-    return boxed(kernel(*blocks), ndim)
+def _call_kernel(*blocks: np.ndarray, kernel: Callable[..., sums.Sums]) -> np.ndarray:
+    return boxed(kernel(*(b.item() if b.dtype == object else b for b in blocks)), 2)
 
 
 def reduce_maps(
@@ -297,22 +287,23 @@ def reduce_maps(
 ) -> da.Array:
     """Partial sums of aligned maps, merged.
 
-    ``kernel(*blocks, y, x)`` gets a block of each array (a 0-d object array such as `points` is
-    given whole) and the global pixel coordinates of its rows and columns.
+    ``kernel(*blocks, y, x)`` gets a block of each array (of an object array, such as `points`, what
+    it holds for that chunk of the first) and the global pixel coordinates of its rows and columns.
     """
     first = arrays[0]
     arguments: list[Any] = []
     for a in arrays:
-        if a.ndim and a.chunks != first.chunks:
+        if a.dtype != object and a.chunks != first.chunks:
             a = a.rechunk(first.chunks)
-        arguments += [a, "yx" if a.ndim else ()]
+        arguments += [a, "yx"]
     for values, axis, chunks in zip((grid.y, grid.x), "yx", first.chunks, strict=True):
         arguments += [da.from_array(np.asarray(values, float), chunks=(chunks,)), axis]
     parts = da.blockwise(
-        partial(_call_kernel, kernel=kernel, ndim=2),
+        partial(_call_kernel, kernel=kernel),
         "yx",
         *arguments,
         adjust_chunks={"y": 1, "x": 1},
+        align_arrays=False,
         dtype=object,
         meta=np.empty((0, 0), object),
     )
@@ -320,16 +311,8 @@ def reduce_maps(
 
 
 # -- catalogues ---------------------------------------------------------------------------------
-def _positions(frame: pd.DataFrame, grid: Grid | None) -> pd.DataFrame:
-    if grid is None:
-        x, y = (frame[name].to_numpy(float, na_value=np.nan) for name in ("ra", "dec"))
-    else:
-        x, y = pixel_positions(frame, grid)
-    return pd.DataFrame({"x": x, "y": y})
-
-
-def _part(xy: np.ndarray, kernel: Callable[..., sums.Sums]) -> np.ndarray:
-    x, y = np.asarray(xy, float).T
+def _part(points: np.ndarray, kernel: Callable[..., sums.Sums]) -> np.ndarray:
+    x, y = points.item()
     ok = np.isfinite(x) & np.isfinite(y)
     return boxed(kernel(x[ok], y[ok]) | {"n_invalid": int((~ok).sum()), "n_sources": ok.size}, 1)
 
@@ -342,50 +325,31 @@ def reduce_sources(
     ``kernel(x, y)`` gets finite global pixel positions on ``grid``, or RA, Dec without one; the
     numbers ``n_sources`` and ``n_invalid`` (positions that are not finite) join its sums.
     """
-    frame = as_dask(catalog)
-    names = set(frame.columns)
-    if not {"ra", "dec"} <= names and (grid is None or not {"x", "y"} <= names):
-        raise InputError(
-            f"the catalogue has no ra, dec (columns: {', '.join(map(str, frame.columns))}); read "
-            "it with gcdask.catalog.read(path, columns={'ra': ..., 'dec': ...})"
-        )
-    meta = pd.DataFrame({"x": np.empty(0), "y": np.empty(0)})
-    table = frame.map_partitions(_positions, grid, meta=meta).to_dask_array()
-    parts = table.map_blocks(
+    parts = da.map_blocks(
         partial(_part, kernel=kernel),
-        drop_axis=1,
-        chunks=((1,) * frame.npartitions,),
+        part_points(catalog, grid),
         dtype=object,
         meta=np.empty(0, object),
     )
     return tree(parts, merge)
 
 
-def _list(x: np.ndarray, y: np.ndarray) -> sums.Sums:
-    return {"x": x, "y": y}
-
-
-def _sorted(parts: Any) -> sums.Sums:
-    both = sums.join(parts)
-    order = np.lexsort((both["x"], both["y"]))
-    return both | {"x": both["x"][order], "y": both["y"][order]}
-
-
-def points(catalog: Any, grid: Grid) -> da.Array:
-    """All finite source positions of a catalogue on ``grid``, sorted by y: one dict (x, y)."""
-    return reduce_sources(catalog, grid, _list, _sorted)
+def points(catalog: Any, good: da.Array, grid: Grid) -> da.Array:
+    """Sources on each chunk of a map on ``grid``: an object array, to go with it to a kernel."""
+    return near_points(catalog, grid, good.chunks)
 
 
 def on_unmasked(
-    found: Any, good: np.ndarray, y: np.ndarray, x: np.ndarray, step: int
+    found: np.ndarray, good: np.ndarray, y: np.ndarray, x: np.ndarray, step: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Find the sources on unmasked pixels of a block: array indices (iy, ix) and positions (y, x).
 
-    A source is on the pixel whose half-open cell holds it, so no two blocks share one.
+    ``found`` is an element of `points`. A source is on the pixel whose half-open cell holds it, so
+    no two blocks share one.
     """
     half = step / 2
-    lo, hi = np.searchsorted(found["y"], [y[0] - half, y[-1] + half])
-    sy, sx = found["y"][lo:hi], found["x"][lo:hi]
+    lo, hi = np.searchsorted(found[1], [y[0] - half, y[-1] + half])
+    sx, sy = found[:, lo:hi]
     inside = (sx >= x[0] - half) & (sx < x[-1] + half)
     sy, sx = sy[inside], sx[inside]
     iy = np.floor((sy - y[0]) / step + 0.5).astype(np.int64)
@@ -397,13 +361,16 @@ def on_unmasked(
 def _cell_counts(
     good: np.ndarray, found: np.ndarray, y: np.ndarray, x: np.ndarray, *, factor: int, step: int
 ) -> np.ndarray:
-    iy, ix, _, _ = on_unmasked(found[()], good, y, x, step)
+    iy, ix, _, _ = on_unmasked(found.item(), good, y, x, step)
     ny, nx = (-(-n // factor) for n in good.shape)
     return np.bincount((iy // factor) * nx + ix // factor, minlength=ny * nx).reshape(ny, nx)
 
 
-def cell_counts(good: xr.DataArray, found: da.Array, like: Grid) -> da.Array:
-    """Count sources on unmasked pixels by element of the (coarser or equal) grid ``like``."""
+def cell_counts(good: xr.DataArray, catalog: Any, like: Grid) -> da.Array:
+    """Count a catalogue's sources on unmasked pixels, by element of ``like``.
+
+    The grid ``like`` is that of the mask, or coarser by an integer.
+    """
     grid = Grid.of(good)
     factor = ratio(grid, like)
     data = align_chunks(good.data, factor)
@@ -412,13 +379,14 @@ def cell_counts(good: xr.DataArray, found: da.Array, like: Grid) -> da.Array:
         "yx",
         data,
         "yx",
-        found,
-        (),
+        points(catalog, data, grid),
+        "yx",
         da.from_array(np.asarray(grid.y, float), chunks=(data.chunks[0],)),
         "y",
         da.from_array(np.asarray(grid.x, float), chunks=(data.chunks[1],)),
         "x",
         adjust_chunks=dict(zip("yx", cell_chunks(data, factor), strict=True)),
+        align_arrays=False,
         dtype=np.int64,
         meta=np.empty((0, 0), np.int64),
     )

@@ -15,6 +15,7 @@ from gcdask import compare, reduce
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
 from gcdask.kernels import fits, sums
+from gcdask.kernels.lattice import fill_line
 
 CENTER = (110.8, -73.45)
 CHUNKS = [(61, 70), (30, 35), (17, 70), (7, 11), (1, 70)]
@@ -56,21 +57,30 @@ def oracle(kappa, rho, good, east, north, sectors=(90, 270, 180, 0), half=45.0, 
 
 
 # -- offsets ------------------------------------------------------------------------------------
+def offsets(grid, y, x, center):
+    """Offsets of all elements as arrays (2, ny, nx)."""
+    lattice = reduce.offsets(grid, y, x, center)
+    out = np.empty((len(y), 2, len(x)))
+    for i, line in enumerate(out):
+        fill_line(lattice, i, np.empty((2, lattice.east.shape[1])), line)
+    return out.swapaxes(0, 1)
+
+
 @pytest.mark.parametrize("center", [CENTER, (110.9, -73.5), (111.5, -73.0)])
 def test_offsets_between_nodes_are_those_of_the_wcs(center):
     grid = Grid.tangent(CENTER, (300, 260), 0.4, angle=37)
     x, y = grid.mesh()
     east, north = grid.offsets(x, y, center)
     for cut in (slice(0, 300), slice(37, 90), slice(299, 300)):
-        got = reduce.offsets(grid, grid.y[cut], grid.x, center)
+        got = offsets(grid, grid.y[cut], grid.x, center)
         np.testing.assert_allclose(got[0], east[cut], atol=2e-5)
         np.testing.assert_allclose(got[1], north[cut], atol=2e-5)
 
 
 def test_offsets_do_not_depend_on_the_block_of_a_coarsened_cutout():
     grid = Grid.tangent(CENTER, (400, 400), 0.03, angle=20).cut(3, 399, 6, 380).coarsen(4)
-    whole = reduce.offsets(grid, grid.y, grid.x, CENTER)
-    part = reduce.offsets(grid, grid.y[13:40], grid.x[5:33], CENTER)
+    whole = offsets(grid, grid.y, grid.x, CENTER)
+    part = offsets(grid, grid.y[13:40], grid.x[5:33], CENTER)
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_array_equal(a[13:40, 5:33], b)
 

@@ -15,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcdask import catalog as cat
-from gcdask.density import density_map, inpaint, inpaint_intensity, number_density
+from gcdask.catalog.parquet import PartReader
+from gcdask.catalog.points import join_points
+from gcdask.density import density_map, graphs, inpaint, inpaint_intensity, number_density
 from gcdask.density import inpainting as module
-from gcdask.density.fields import KernelSum, Points
+from gcdask.density.kernelsum import Extent, KernelSum, Layout, box_of
+from gcdask.density.points import Points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.kernels import nearfar
 from gcdask.masks import Flag
 
 SCALE = 0.1
@@ -132,8 +136,9 @@ def test_sources_far_away_do_not_change_bits_between_chunkings():
 
 def test_the_coarse_grid_is_as_large_as_the_field_however_far_the_sources_are():
     def plan(*frames):
-        points = [np.stack([*cat.pixel_positions(f, GRID), np.ones(len(f))]) for f in frames]
-        return KernelSum.build(Points.gather(points), GRID, 1.6, 0.9, None).plan
+        extents = [Extent.of(np.stack(cat.pixel_positions(f, GRID)), box_of(GRID)) for f in frames]
+        extent = Extent.merge(extents)
+        return Layout.of(extent, grid=GRID, alpha=1.6, softening=0.9, r_c=None).plan
 
     near = sources(400, beyond=0.9)
     assert plan(near, around(5000, 3, 1e4)) == plan(near)
@@ -153,7 +158,7 @@ def test_a_map_of_far_sources_can_be_normalised():
 def test_the_points_of_a_block_are_those_in_its_half_open_pixels(y0, x0, ny, nx, step):
     rng = np.random.default_rng(3)
     xy = rng.integers(-20, 400, (2, 500)) / 2  # many on the borders of pixels
-    points = Points.gather([np.stack([*xy, np.ones(500)])])
+    points = Points.of(join_points([xy]))
     ys, xs = (step * np.arange(k, k + n) + (step - 1) / 2 for k, n in ((y0, ny), (x0, nx)))
     k, i, j = points.inside(ys, xs, step)
     inside = (points.y >= ys[0] - step / 2) & (points.y < ys[-1] + step / 2)
@@ -183,16 +188,108 @@ def test_no_source_gives_zero():
     assert not density_map(sources(0), GRID, normalise=True).values.any()
 
 
+# -- sources that are known by place -------------------------------------------------------------
+def stored(folder, frame, cells, grid=GRID):
+    """Store a catalogue with one part for each value of ``cells``, and open it again."""
+    folder.mkdir()
+    parts = [frame[cells == k] for k in np.unique(cells)]
+    rows = [cat.write_part(part, folder, cat.part_name(k), grid=grid)
+            for k, part in enumerate([frame.iloc[:0], *parts])]  # fmt: skip
+    cat.write_manifest(folder, rows)
+    return cat.read(folder)
+
+
+def tiles_of(frame, size):
+    return (frame["y"] // size * 1000 + frame["x"] // size).to_numpy()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    size=st.sampled_from([37, 100, 1e6]),
+    scattered=st.booleans(),
+    weights=st.none() | st.just("flux"),
+    chunks=st.sampled_from(CHUNKINGS),
+    cut=st.booleans(),
+    r_c=st.none() | st.floats(0.5, 6),
+    far=st.booleans(),
+)
+def test_stored_parts_wherever_they_lie_give_the_bits_of_one_table(
+    tmp_path_factory, size, scattered, weights, chunks, cut, r_c, far
+):
+    frame = pd.concat([sources(300, beyond=0.6), around(20, 1.2, 30)]) if far else sources(300)
+    frame = frame.assign(flux=np.random.default_rng(3).uniform(-1, 5, len(frame)))
+    cells = tiles_of(frame, size)
+    cells = np.random.default_rng(4).permutation(cells) if scattered else cells
+    parts = stored(tmp_path_factory.mktemp("cat") / "c", frame, cells)
+    assert cat.part_boxes(parts, GRID) is not None
+    assert cat.part_boxes(cat.as_dask(frame), GRID) is None
+    like = empty(chunks).isel(y=slice(100, 180), x=slice(20, 90)) if cut else empty(chunks)
+    maps = [density_map(f, like, weights=weights, r_c=r_c) for f in (frame, parts)]
+    np.testing.assert_array_equal(maps[1].values, maps[0].values)
+
+
+@pytest.mark.parametrize("estimator", ["density", "local"])
+def test_sources_inpainted_from_stored_parts_are_those_from_one_table(estimator, tmp_path):
+    frame, mask = sources(3000), disks(GRID, 10, 15, seed=1, edge=10).chunk(y=120, x=77)
+    parts = stored(tmp_path / "c", frame, tiles_of(frame, 60))
+    both = [as_set(inpaint(f, mask, iterations=2, estimator=estimator)) for f in (frame, parts)]
+    pd.testing.assert_frame_equal(*both, check_exact=True)
+    maps = [density_map(f, mask, mask=mask, normalise=True).values for f in (frame, parts)]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_parts_on_another_grid_are_found(tmp_path):
+    frame = sources(300)
+    other = Grid.tangent((342.18, -44.53), (500, 700), 0.07, angle=-50)
+    parts = stored(tmp_path / "c", frame, tiles_of(frame, 50))
+    like = other.wrap(da.zeros(other.shape, chunks=90), "map", "")
+    maps = [density_map(f, like).values for f in (frame, parts)]
+    np.testing.assert_array_equal(*maps)
+
+
+def test_a_region_reads_each_part_once_and_sums_those_about_it(tmp_path, monkeypatch):
+    grid = Grid.tangent((342.18, -44.53), (2000, 2000), SCALE)
+    frame = sources(4000, grid=grid, beyond=0)
+    parts = stored(tmp_path / "c", frame, tiles_of(frame, 200), grid)
+    reads, near = [], []
+    read, cut = PartReader.__call__, graphs.cut
+    monkeypatch.setattr(
+        PartReader, "__call__", lambda s, p, *a, **k: reads.append(p) or read(s, p, *a, **k)
+    )
+    monkeypatch.setattr(graphs, "cut", lambda p, box: near.append(len(p)) or cut(p, box))
+    rho = density_map(parts, grid.wrap(da.zeros(grid.shape, chunks=250), "map", ""))
+    with dask.config.set(scheduler="synchronous"):
+        values = rho[1010:1040, 510:530].values
+    expected = direct(frame, grid.cut(1010, 1040, 510, 530))
+    assert np.abs(values / expected - 1).max() < 3e-5
+    assert len(reads) == len(set(reads)) == parts.npartitions == 101  # for the far part
+    # one chunk: with what is about it, four parts of 200 px along each axis or fewer
+    assert len(near) == 1
+    assert near[0] <= 16
+
+
 @pytest.mark.parametrize("npartitions", [1, 5])
 def test_only_the_chunks_asked_for_are_evaluated(npartitions, monkeypatch):
     seen, at = [], KernelSum.at
     monkeypatch.setattr(
-        KernelSum, "at", lambda s, y, x: seen.append(y.size * x.size) or at(s, y, x)
+        KernelSum, "at", lambda s, y, x, p: seen.append(y.size * x.size) or at(s, y, x, p)
     )
     rho = density_map(dd.from_pandas(sources(), npartitions=npartitions), empty((100, 100)))
     with dask.config.set(scheduler="synchronous"):
         rho[:50, :50].compute()
     assert sum(seen) <= 100 * 100
+
+
+def test_the_far_field_is_made_once_for_all_chunks(monkeypatch):
+    made, far_field = [], nearfar.far_field
+    monkeypatch.setattr(nearfar, "far_field", lambda n, p: made.append(p) or far_field(n, p))
+    mask = disks(GRID, 10, 15, seed=1)
+    rho = density_map(
+        dd.from_pandas(sources(), npartitions=5), empty((50, 50)), mask=mask, normalise=True
+    )
+    with dask.config.set(scheduler="synchronous"):
+        rho.compute()
+    assert len(made) == 1
 
 
 # -- number density ------------------------------------------------------------------------------
@@ -399,7 +496,7 @@ def test_maps_and_drawn_sources_can_be_computed_together():
         (lambda f, m: density_map(f, GRID, weights="mag"), "'mag' is no column"),
         (lambda f, m: density_map(f, GRID, mask=m), "normalise"),
         (lambda f, m: density_map(f, np.zeros((3, 3))), "ndarray"),
-        (lambda f, m: density_map(f[["id"]], GRID), "neither ra, dec"),
+        (lambda f, m: density_map(f[["id"]], GRID), "no ra, dec"),
         (lambda f, m: inpaint(f, m, GRID.coarsen(2)), "same pixels"),
         (lambda f, m: inpaint(f, m, GRID.cut(0, 10, 0, 10)), "same pixels"),
         (lambda f, m: inpaint(f, m.astype(float)), "dtype float64"),
@@ -441,7 +538,7 @@ def test_graphs_of_many_chunks_and_partitions_stay_small():
     mask = disks(GRID, 5, 10, seed=0).chunk(x=8, y=8)
     for estimator in ("density", "local"):
         expected = inpaint_intensity(parts, mask, estimator=estimator, iterations=2)
-        assert len(expected.__dask_graph__().layers) < 60
+        assert len(expected.__dask_graph__().layers) < 100
 
 
 def test_the_same_call_gives_the_same_keys():

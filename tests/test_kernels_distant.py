@@ -18,7 +18,10 @@ def direct(x, y, w, alpha, softening):
 
 
 def summed(x, y, w, alpha, softening, ys=YS, xs=XS):
-    coeffs = distant.coefficients(x, y, w, BOX, alpha, softening, SCALE)
+    nearest = softening + distant.gap(x, y, BOX) * SCALE
+    unit = 2.0**-62 * np.abs(w).sum() * nearest**-alpha
+    sums = distant.node_sums(x, y, w, BOX, alpha, softening, SCALE, unit)
+    coeffs = distant.coefficients(sums, unit)
     out = np.zeros((ys.size, xs.size))
     distant.add(out, coeffs, ys, xs, BOX)
     return out
@@ -41,6 +44,24 @@ def test_the_frame_is_as_wide_as_the_field_is_long():
     y = np.array([250, 250, 250, 250, -200, -200.5, 700, 700.5, 250])
     expected = [False, True, False, True, False, True, False, True, False]
     assert distant.outlying(x, y, BOX).tolist() == expected
+
+
+def test_the_gap_is_the_distance_of_the_nearest_point_from_the_field():
+    x, y = np.array([0.0, 260.0, 900.0]), np.array([440.0, 200.0, 250.0])
+    assert distant.gap(x[:1], y[:1], BOX) == pytest.approx(np.hypot(50, 40))
+    assert distant.gap(x, y, BOX) == 10
+    assert distant.gap(np.array([150.0]), np.array([150.0]), BOX) == 0
+    assert distant.gap(x[:0], y[:0], BOX) == np.inf
+
+
+def test_sums_over_shares_add_exactly():
+    rng = np.random.default_rng(2)
+    x, y, w = rng.uniform(600, 5000, 60), rng.uniform(-9000, 9000, 60), rng.normal(size=60)
+    kernel = BOX, 1.6, 0.9, SCALE, 1e-15
+    whole = distant.node_sums(x, y, w, *kernel)
+    order = rng.permutation(60)
+    parts = [distant.node_sums(x[k], y[k], w[k], *kernel) for k in (order[:7], order[7:])]
+    np.testing.assert_array_equal(parts[0] + parts[1], whole)
 
 
 def test_weights_of_both_signs_add():
@@ -67,6 +88,7 @@ def test_a_field_of_one_pixel():
     box = (3.0, 3.0, 4.0, 4.0)
     assert distant.outlying(x, y, box).all()
     out = np.zeros((1, 1))
-    coeffs = distant.coefficients(x, y, w, box, 1.6, 0.9, SCALE)
+    sums = distant.node_sums(x, y, w, box, 1.6, 0.9, SCALE, 1e-12)
+    coeffs = distant.coefficients(sums, 1e-12)
     distant.add(out, coeffs, np.array([3.0]), np.array([4.0]), box)
     assert out[0, 0] == pytest.approx((0.9 + np.hypot(5, 1) * SCALE) ** -1.6, rel=1e-7)

@@ -1,10 +1,13 @@
 """Catalogues of sources: the schema; reading and writing; selecting, matching, adding by hand.
 
 A catalogue is a dask DataFrame with the columns of `SCHEMA` first and whatever stages or foreign
-tables add after them. Reading order: schema, parquet, formats, files, select.
+tables add after them. Reading order: schema, parquet, formats, files; where, parts, points, which
+say where partitions lie and bring them to maps; lookup, pairing, select.
 """
 
 from gcdask.catalog.files import faisst2022, from_table, read, write
+from gcdask.catalog.lookup import sample, unmasked
+from gcdask.catalog.pairing import match, nearest_pairs
 from gcdask.catalog.parquet import part_name, read_manifest, write_manifest, write_part
 from gcdask.catalog.schema import (
     SCHEMA,
@@ -20,15 +23,8 @@ from gcdask.catalog.schema import (
     units,
     unpack,
 )
-from gcdask.catalog.select import (
-    add_manual,
-    match,
-    nearest_pairs,
-    sample,
-    select,
-    unmasked,
-    within,
-)
+from gcdask.catalog.select import add_manual, select, within
+from gcdask.catalog.where import part_boxes, stays
 
 __all__ = [
     "SCHEMA",
@@ -43,6 +39,7 @@ __all__ = [
     "meta",
     "nearest_pairs",
     "pack",
+    "part_boxes",
     "part_name",
     "pixel_id",
     "pixel_positions",
@@ -50,6 +47,7 @@ __all__ = [
     "read_manifest",
     "sample",
     "select",
+    "stays",
     "tile_id",
     "units",
     "unmasked",

@@ -12,9 +12,10 @@ import io
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import dask
 import dask.dataframe as dd
 import fsspec
 import numpy as np
@@ -22,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gcdask.catalog.parts import per_part
 from gcdask.catalog.schema import SCHEMA, as_dask, units
 from gcdask.errors import InputError
 from gcdask.grid import Grid
@@ -92,13 +94,16 @@ def write_part(
     schema : pyarrow.Schema, optional
         From `arrow_schema`; by default that of the partition.
     grid : Grid, optional
-        Puts the WCS into the metadata of the file (where ``schema`` is not given).
+        Puts the WCS into the metadata of the file (where ``schema`` is not given), and makes the
+        bounds hold the places of ``ra``, ``dec`` on it too, whatever ``x``, ``y`` say. Only with
+        it do readers know where on the sky a part lies (see `gcdask.catalog.where`).
 
     Returns
     -------
     dict
         ``name``, ``rows``, ``bytes`` and, where there are sources, the ``bounds``
-        ``[x_min, x_max, y_min, y_max]`` in global pixels.
+        ``[x_min, x_max, y_min, y_max]`` in global pixels of all that have finite positions, and
+        ``on_sky``, whether they hold ``ra``, ``dec``.
     """
     fs, root = filesystem(folder)
     name = name if name.endswith(".parquet") else f"{name}.parquet"
@@ -108,13 +113,31 @@ def write_part(
         fs.pipe_file(f"{root}/{name}", buffer.getvalue())  # in one go: no half-written part
     except OSError as error:
         raise InputError(f"cannot write {root}/{name} ({error}); choose another folder") from error
-    row: dict[str, Any] = {"name": name, "rows": len(part), "bytes": buffer.tell()}
-    if len(part) and {"x", "y"} <= set(part.columns):
-        x, y = part["x"].to_numpy(), part["y"].to_numpy()
-        bounds = [x.min(), x.max(), y.min(), y.max()]
-        if np.isfinite(bounds).all():
-            row["bounds"] = [float(v) for v in bounds]
-    return row
+    return {"name": name, "rows": len(part), "bytes": buffer.tell(), **_bounds(part, grid)}
+
+
+def _bounds(part: pd.DataFrame, grid: Grid | None) -> dict[str, Any]:
+    """Entries of `write_part`'s row that say where the sources are; none if that is not sure."""
+    names, places = set(part.columns), []
+    on_sky = grid is not None and {"ra", "dec"} <= names
+    if {"x", "y"} <= names:
+        places.append(_floats(part, "x", "y"))
+    if grid is not None and on_sky:
+        ra, dec = (sky := _floats(part, "ra", "dec"))[:, np.isfinite(sky).all(axis=0)]
+        if ra.size:
+            places.append(np.stack(grid.pixel(ra, dec)))
+            if not np.isfinite(places[-1]).all():  # beyond this projection, but maybe not others
+                return {}
+    x, y = np.concatenate([np.empty((2, 0)), *places], axis=1)
+    use = np.isfinite(x) & np.isfinite(y)
+    if not use.any():
+        return {}
+    x_min, x_max, y_min, y_max = (f(v[use]) for v in (x, y) for f in (np.min, np.max))
+    return {"bounds": [float(v) for v in (x_min, x_max, y_min, y_max)], "on_sky": on_sky}
+
+
+def _floats(part: pd.DataFrame, *names: str) -> np.ndarray:
+    return np.stack([part[n].to_numpy(float, na_value=np.nan) for n in names])
 
 
 def part_name(index: int | str) -> str:
@@ -185,23 +208,59 @@ def read_manifest(folder: Any) -> dict[str, Any]:
     return manifest
 
 
+@dataclass(frozen=True)
+class Part:
+    """What the manifest says of a part: ``bounds`` is None where it does not say a place."""
+
+    name: str
+    rows: int
+    bounds: tuple[float, ...] | None
+    on_sky: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Part:
+        """Take what is needed of a row of the manifest."""
+        bounds = tuple(row["bounds"]) if "bounds" in row else None
+        return cls(row["name"], row["rows"], bounds, bool(row.get("on_sky")))
+
+    def __dask_tokenize__(self) -> Any:  # the way of dataclasses takes seconds for 1e5 parts
+        return repr(self)
+
+
+@dataclass(frozen=True)
+class PartReader:
+    """Reads parts of a catalogue; tells `gcdask.catalog.where` where they are.
+
+    Attributes
+    ----------
+    folder : str
+        URL of the catalogue.
+    wcs : str or None
+        Cards of the WCS in whose pixels the bounds of its parts are (as `Grid.header`).
+    """
+
+    folder: str
+    wcs: str | None
+
+    def __call__(self, part: Part, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read one part, or some of its columns."""
+        fs, path = filesystem(f"{self.folder}/{part.name}")
+        names = None if columns is None else list(columns)
+        with fs.open(path, "rb") as file:
+            return from_arrow(pq.read_table(file, columns=names))
+
+
 def read_dataset(folder: Any) -> dd.DataFrame:
     """Open the catalogue in a folder, one partition per part of its manifest, lazily."""
     manifest = read_manifest(folder)
     fs, root = filesystem(folder)
-    names = [part["name"] for part in manifest["parts"]]
-    if not names:
+    parts = [Part.of(row) for row in manifest["parts"]]
+    if not parts:
         raise InputError(f"{root} lists no parts: an empty catalogue; write it again")
-    meta = from_arrow(_part_schema(fs, f"{root}/{names[0]}").empty_table())
+    meta = from_arrow(_part_schema(fs, f"{root}/{parts[0].name}").empty_table())
     # url, not fs: file systems of remote stores hold connections that do not travel
-    url = fs.unstrip_protocol(root)
-    return dd.from_map(
-        _read_part,
-        [f"{url}/{name}" for name in names],
-        meta=meta,
-        label="read-catalog",
-        enforce_metadata=False,
-    )
+    reader = PartReader(fs.unstrip_protocol(root), manifest.get("wcs"))
+    return dd.from_map(reader, parts, meta=meta, label="read-catalog", enforce_metadata=False)
 
 
 def write_dataset(catalog: Any, folder: Any, *, overwrite: bool, grid: Grid | None) -> None:
@@ -215,13 +274,15 @@ def write_dataset(catalog: Any, folder: Any, *, overwrite: bool, grid: Grid | No
         raise InputError(f"cannot create {root} ({error}); choose another folder") from error
     schema = arrow_schema(catalog._meta, grid)
     url = fs.unstrip_protocol(root)
-    write = dask.delayed(write_part, pure=False)
-    tasks = [
-        write(part, url, part_name(i), schema=schema) for i, part in enumerate(catalog.to_delayed())
-    ]
-    write_manifest(url, dask.compute(*tasks))
+    names = [part_name(k) for k in range(catalog.npartitions)]
+    write = partial(_write_part, folder=url, schema=schema, grid=grid)
+    write_manifest(url, per_part(catalog, write, "write-catalog", names).compute())
     for name in stale:  # only now: until here they were the valid catalogue
         fs.rm_file(name)
+
+
+def _write_part(part: pd.DataFrame, name: str, *, folder: str, schema: Any, grid: Any) -> Any:
+    return write_part(part, folder, name, schema=schema, grid=grid)
 
 
 def _stale_parts(fs: fsspec.AbstractFileSystem, root: str, overwrite: bool) -> list[str]:
@@ -239,12 +300,6 @@ def _stale_parts(fs: fsspec.AbstractFileSystem, root: str, overwrite: bool) -> l
     if MANIFEST in names and not overwrite:
         raise InputError(f"{root} exists; use overwrite=True or another path")
     return [f for f, name in zip(files, names, strict=True) if name != MANIFEST]
-
-
-def _read_part(url: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    fs, path = filesystem(url)
-    with fs.open(path, "rb") as file:
-        return from_arrow(pq.read_table(file, columns=None if columns is None else list(columns)))
 
 
 def _part_schema(fs: fsspec.AbstractFileSystem, path: str) -> pa.Schema:

@@ -66,10 +66,10 @@ def _beta_block(
     size: int,
     **options: Any,
 ) -> sums.Sums:
-    east, north = reduce.offsets(grid, y, x, center)
+    lattice = reduce.offsets(grid, y, x, center)
     index = [reduce.element_index(v, grid.step) for v in (y, x)]
     by, bx = (i // size if size else 0 * i for i in index)
-    return sums.product_sums(kappa, rho, good, east, north, by, bx, **options)
+    return sums.product_sums(kappa, rho, good, lattice, by, bx, **options)
 
 
 def _beta_fit(total: sums.Sums) -> fits.Fit:

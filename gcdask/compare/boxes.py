@@ -145,8 +145,7 @@ def _cells(catalog: Any, k: xr.DataArray, mask: Any, where: Any) -> tuple[da.Arr
     else:
         good = reduce.unmasked(mask)
     area = reduce.fraction(good, grid, "mask")
-    found = reduce.points(catalog, Grid.of(good))
-    n = reduce.cell_counts(good, found, grid)
+    n = reduce.cell_counts(good, catalog, grid)
     if where is not None:
         use = reduce.usable(where, k).rechunk(area.chunks)
         area, n = area * use, n * use

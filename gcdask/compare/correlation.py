@@ -13,7 +13,7 @@ from scipy import stats
 from gcdask import reduce
 from gcdask.compare.beta import aligned
 from gcdask.grid import Grid
-from gcdask.kernels import fits, sums
+from gcdask.kernels import fits, rings, sums
 
 
 def _merge_correlation(parts: Any, *, exact: bool) -> sums.Sums:
@@ -39,7 +39,8 @@ def _correlation_block(
     exact: bool,
 ) -> sums.Sums:
     if math.isfinite(radius):
-        good = good & (np.hypot(*reduce.offsets(grid, y, x, center)) < radius)
+        disk = np.array([0.0, radius])
+        good = good & (rings.rings(reduce.offsets(grid, y, x, center), disk, None) == 0)
     positive = good & (kappa > 0) & (rho > 0) & np.isfinite(kappa) & np.isfinite(rho)
     k, r = kappa[positive], rho[positive]
     return {

@@ -1,9 +1,14 @@
 """Density of sources: the map that is compared with the lens, and the filling of masked areas.
 
-Strategy of every graph here: one small task per catalogue partition takes pixel positions, one
-task sorts them all and builds the far field (`gcdask.kernels.nearfar`), and that result goes to
-one task per chunk, which adds the near part. Positions are summed in one global order, so that a
-pixel has the same bits for every chunking and partitioning: the draws of `inpaint` rely on it.
+Strategy of every graph here: one task per catalogue partition takes pixel positions; from each
+follow its extent and then, once the layout is known, its share of the far field
+(`gcdask.kernels.nearfar`), and both are merged as trees. The far field goes to one task per chunk,
+which adds what the sources about the chunk give; it reads only partitions that lie there. Where
+partitions are not known by place, all positions are sorted in one task first. Shares add exactly
+and near sums are taken in one global order, so that a pixel has the same bits for every chunking
+and partitioning: the draws of `inpaint` rely on it.
+
+Reading order: points, kernelsum, local (NumPy); graphs; maps, inpainting.
 """
 
 from gcdask.density.inpainting import inpaint, inpaint_intensity

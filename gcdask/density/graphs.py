@@ -1,68 +1,32 @@
-"""What the graphs of this package share: checked arguments, delayed points, the normalisation."""
+"""What the graphs of this package share: checked arguments, lazy sources and sums over them.
+
+Whatever is one thing for all chunks (a `KernelSum`, the number of sources, ...) is a 0-dimensional
+object array, whatever is one thing for each is an object array with one element per chunk.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dask
 import dask.array as da
-import dask.dataframe as dd
 import numpy as np
-import pandas as pd
 from dask.base import tokenize
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 
-from gcdask import catalog as cat
-from gcdask.density.fields import HALF, KernelSum, Points
+from gcdask import reduce
+from gcdask.catalog import points as places
+from gcdask.catalog.parts import boxed, gathered, hand_made
+from gcdask.catalog.where import EVERYWHERE, chunk_edges, part_boxes, parts_near
+from gcdask.density.kernelsum import HALF, Extent, KernelSum, Layout, Share, box_of, reach
+from gcdask.density.points import Points, cut
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.tiles import Chunks
 
-log = logging.getLogger(__name__)
-
-
-def _partition(frame: pd.DataFrame, grid: Grid, weights: str | None) -> np.ndarray:
-    x, y = cat.pixel_positions(frame, grid)
-    return np.stack([x, y, frame[weights].to_numpy(float) if weights else np.ones(len(frame))])
-
-
-def _total(mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: KernelSum) -> np.ndarray:
-    """Sum of rho over the good pixels in two halves of integers, exact in any order; (1, 1, 2)."""
-    good = mask == 0
-    if not good.any():
-        return np.zeros((1, 1, 2), np.int64)
-    whole = np.rint(field.at(ys, xs)[good] / field.unit).astype(np.int64)
-    halves = (whole >> HALF).sum(), (whole & (2**HALF - 1)).sum()
-    return np.array(halves, np.int64).reshape(1, 1, 2)
-
-
-def _rate(halves: np.ndarray, number: int, field: KernelSum) -> float:
-    """Return what turns rho into a number per pixel."""
-    total = ((int(halves[0]) << HALF) + int(halves[1])) * field.unit
-    return number / total if total > 0 else 0.0
-
-
-def _masked(
-    mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, step: int, points: Points
-) -> tuple[np.ndarray, int]:
-    """Find the points of a block on masked pixels (indices), and count those on good ones."""
-    k, i, j = points.inside(ys, xs, step)
-    hit = mask[i, j] != 0
-    return k[hit], int((~hit).sum())
-
-
-def _unmasked(points: Points, parts: np.ndarray) -> tuple[Points, int]:
-    """All points but those on masked pixels, and how many lie on good pixels of the mask."""
-    keep = np.ones(points.x.size, bool)
-    for k, _ in parts.ravel():
-        keep[k] = False
-    if not keep.all():
-        log.info("%d sources on masked pixels are not used to inpaint", (~keep).sum())
-    return points[keep], sum(n for _, n in parts.ravel())
+add: Any = sum  # how `gcdask.reduce.tree` merges whole numbers
+SLACK = 1.0  # px by which a chunk gets more points than it needs, so that rounding loses none
 
 
 def positive(**values: float | None) -> None:
@@ -78,74 +42,168 @@ def lines(grid: Grid, chunks: Chunks) -> tuple[da.Array, da.Array]:
     return ys, xs
 
 
-def delayed_points(catalog: Any, grid: Grid, weights: str | None = None) -> Delayed:
-    """Delayed `Points` of a catalogue; missing columns raise `InputError` here and now."""
-    frame = cat.as_dask(catalog)
-    cat.pixel_positions(frame._meta, grid)
-    if weights is not None and weights not in frame.columns:
-        raise InputError(
-            f"weights = {weights!r} is no column of the catalogue; it has {list(frame.columns)}"
-        )
-    position = {"ra", "dec"} if {"ra", "dec"} <= set(frame.columns) else {"x", "y"}
-    frame = frame[[c for c in frame.columns if c in position | {weights}]]
-    return _gathered(frame, partial(_partition, grid=grid, weights=weights))
+# -- one task, or one for each chunk -------------------------------------------------------------
+def once(function: Callable[..., Any], *arrays: da.Array) -> da.Array:
+    """``function(*values)`` in one task, as a 0-dimensional object array.
 
-
-def _gathered(frame: dd.DataFrame, func: Callable[[pd.DataFrame], np.ndarray]) -> Delayed:
-    """Delayed `Points` from ``func`` of each partition, all in one layer of the graph.
-
-    A delayed object per partition would make every later layer carry thousands of others. The
-    tasks of `dask.dataframe.from_delayed(verify_meta=False)` are aliases under a wrong key (seen
-    in dask 2026.8), on which `dask.array` stops with a missing dependency: mended here.
+    ``values`` are what 0-dimensional object arrays hold, lists of the elements of others. A layer
+    of its own: dask fuses others into the chunks that they serve, and would run them for each.
     """
-    frame = frame.optimize()
-    graph: dict[Any, Any] = {
-        key: type(task)(key, task.target) if getattr(task, "key", key) != key else task
-        for key, task in dict(frame.__dask_graph__()).items()
-    }
-    token = tokenize(frame, func)
-    name, parts = f"points-{token}", [(f"positions-{token}", i) for i in range(frame.npartitions)]
-    graph |= {part: (func, key) for part, key in zip(parts, frame.__dask_keys__(), strict=True)}
-    graph[name] = (Points.gather, parts)
-    return Delayed(name, HighLevelGraph.from_collections(name, graph))
+    keys: list[Any] = [
+        [(a.name, *k) for k in np.ndindex(*a.numblocks)] if a.ndim else (a.name,) for a in arrays
+    ]
+    name = f"once-{tokenize(function, [a.name for a in arrays])}"
+    return hand_made(name, {(name,): (_once, function, *keys)}, arrays, ())
 
 
-def per_block(
-    func: Callable[..., Any], blocks: da.Array, ys: da.Array, xs: da.Array, **options: Any
-) -> da.Array:
-    """``func(block, ys, xs, **options)`` of each chunk, as an array of objects, one per chunk.
+def _once(function: Callable[..., Any], *values: Any) -> np.ndarray:
+    return boxed(
+        function(*([e.item() for e in v] if isinstance(v, list) else v.item() for v in values)), 0
+    )
 
-    One blockwise layer, however many chunks. ``options`` may be delayed.
-    """
+
+def per_element(function: Callable[..., Any], *arrays: da.Array) -> da.Array:
+    """``function`` of the elements of object arrays, of which 0-dimensional ones serve all."""
+    indices = ["ij"[: a.ndim] for a in arrays]
+    longest = max(indices, key=len)
+    pairs = [v for pair in zip(arrays, indices, strict=True) for v in pair]
     return da.blockwise(
-        partial(_boxed, func), "ij", blocks, "ij", ys, "i", xs, "j", **options, dtype=object,
-        adjust_chunks={"i": 1, "j": 1}, meta=np.empty((0, 0), object), token=func.__name__,
+        partial(_per_element, function, len(longest)), longest, *pairs, dtype=object,
+        meta=np.empty((0,) * len(longest), object), token=getattr(function, "__name__", "element"),
     )  # fmt: skip
 
 
-def _boxed(
-    func: Callable[..., Any], block: np.ndarray, ys: np.ndarray, xs: np.ndarray, **options: Any
-) -> np.ndarray:
-    out = np.empty((1, 1), object)
-    out[0, 0] = func(block, ys, xs, **options)
-    return out
+def _per_element(function: Callable[..., Any], ndim: int, *elements: np.ndarray) -> np.ndarray:
+    return boxed(function(*(e.item() for e in elements)), ndim)
 
 
-def detected(points: Delayed, mask: da.Array, ys: Any, xs: Any, step: int) -> Any:
-    """Give the delayed points without those on masked pixels, and the number on good pixels."""
-    hits = per_block(_masked, mask, ys, xs, step=step, points=points)
-    both = dask.delayed(_unmasked, pure=True, nout=2)(points, hits)
-    return both[0], both[1]
+def per_block(
+    function: Callable[..., Any], blocks: da.Array, ys: da.Array, xs: da.Array, *objects: da.Array,
+    **options: Any,
+) -> da.Array:  # fmt: skip
+    """``function(block, ys, xs, *values, **options)`` of each chunk: an object array.
+
+    One blockwise layer, however many chunks. ``values`` are what object arrays hold, one for each
+    chunk or one for all.
+    """
+    pairs = [v for a in objects for v in (a, "ij"[: a.ndim])]
+    return da.blockwise(
+        partial(_per_block, function, **options), "ij", blocks, "ij", ys, "i", xs, "j", *pairs,
+        dtype=object, adjust_chunks={"i": 1, "j": 1}, align_arrays=False,
+        meta=np.empty((0, 0), object), token=getattr(function, "__name__", "block"),
+    )  # fmt: skip
 
 
-def normalisation(field: Delayed, number: Any, mask: da.Array, ys: Any, xs: Any) -> Delayed:
-    """Give the delayed factor that makes the integral of rho over good pixels equal ``number``.
+def _per_block(
+    function: Callable[..., Any], block: np.ndarray, ys: np.ndarray, xs: np.ndarray,
+    *objects: np.ndarray, **options: Any,
+) -> np.ndarray:  # fmt: skip
+    return boxed(function(block, ys, xs, *(o.item() for o in objects), **options), 2)
+
+
+# -- sources -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sources:
+    """Lazy sources in parts, of which it is known where they lie.
+
+    ``parts`` is an object array of sorted arrays (2 or 3, n) of global x, y and weights, with one
+    element for each row of ``boxes`` (see `gcdask.catalog.part_boxes`).
+    """
+
+    parts: da.Array
+    boxes: np.ndarray
+
+    @classmethod
+    def of(cls, catalog: Any, grid: Grid, weights: str | None = None) -> Sources:
+        """Sources of a catalogue; of one part where its partitions are not known by place.
+
+        Raises
+        ------
+        InputError
+            If the catalogue has no positions, or no such weights.
+        """
+        parts = places.part_points(catalog, grid, weights)
+        boxes = part_boxes(places.positions(catalog, grid, weights), grid)
+        if boxes is None:
+            return cls(gathered(parts, places.join_points), np.array([EVERYWHERE]))
+        return cls(parts, boxes)
+
+    @classmethod
+    def by_chunk(cls, parts: da.Array, grid: Grid, chunks: Chunks) -> Sources:
+        """Sources that lie on the chunks of a map, one array for each chunk."""
+        (y, x), shape = chunk_edges(grid, chunks), parts.shape
+        ends = [np.broadcast_to(e, shape) for e in (y[:-1, None], y[1:, None], x[:-1], x[1:])]
+        return cls(parts.ravel(), np.stack([e.ravel() for e in ends], axis=1))
+
+    def __add__(self, other: Sources) -> Sources:
+        parts = da.concatenate([self.parts, other.parts])
+        return Sources(parts, np.concatenate([self.boxes, other.boxes]))
+
+    def near(self, grid: Grid, chunks: Chunks, distance: float = 0.0) -> da.Array:
+        """`Points` in each chunk of a map and up to ``distance`` px around it, object array.
+
+        A chunk reads only the parts that it can touch.
+        """
+        edges = chunk_edges(grid, chunks)
+        near = parts_near(self.boxes, edges, distance + SLACK)
+        wide = [(e[:-1] - distance - SLACK, e[1:] + distance + SLACK) for e in edges]
+        (y_lo, y_hi), (x_lo, x_hi) = ((lo.tolist(), hi.tolist()) for lo, hi in wide)
+        name = f"near-{tokenize(self.parts.name, self.boxes, edges, distance)}"
+        layer = {
+            (name, i, j): (
+                _near,
+                [(self.parts.name, k) for k in near[i, j]],
+                (y_lo[i], y_hi[i], x_lo[j], x_hi[j]),
+            )
+            for i, j in np.ndindex(near.shape)
+        }
+        return hand_made(name, layer, [self.parts], near.shape)
+
+    def kernel_sum(
+        self, grid: Grid, chunks: Chunks, *, alpha: float, softening: float, r_c: float | None
+    ) -> tuple[da.Array, da.Array]:
+        """`KernelSum` of the sources, and the points that each chunk is to evaluate it with.
+
+        Every part gives its extent, then, once the layout is known from all of them, its share of
+        the far field; both are merged as trees.
+        """
+        extents = per_element(partial(Extent.of, box=box_of(grid)), self.parts)
+        lay_out = partial(Layout.of, grid=grid, alpha=alpha, softening=softening, r_c=r_c)
+        merges: Any = Extent.merge, Share.merge
+        layout = once(lay_out, reduce.tree(extents, merges[0]))
+        shares = per_element(Layout.share, layout, self.parts)
+        total = once(KernelSum.of, layout, reduce.tree(shares, merges[1]))
+        return total, self.near(grid, chunks, reach(grid, self.boxes, r_c))
+
+
+def _near(parts: Sequence[np.ndarray], box: tuple[float, float, float, float]) -> np.ndarray:
+    return boxed(cut([part.item() for part in parts], box), 2)
+
+
+# -- the normalisation ---------------------------------------------------------------------------
+def _total(
+    mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: KernelSum, points: Points
+) -> int:
+    """Sum of rho over the good pixels in integers, exact in any order."""
+    good = mask == 0
+    if not good.any():
+        return 0
+    whole = np.rint(field.at(ys, xs, points)[good] / field.unit).astype(np.int64)
+    high, low = whole >> HALF, whole & (2**HALF - 1)
+    return (int(high.sum()) << HALF) + int(low.sum())
+
+
+def _rate(total: int, number: int, field: KernelSum) -> float:
+    return number / (total * field.unit) if total > 0 else 0.0
+
+
+def normalisation(
+    field: da.Array, near: da.Array, number: da.Array, mask: da.Array, ys: da.Array, xs: da.Array
+) -> da.Array:
+    """Give what turns rho into a number per pixel: over good pixels these sum up to ``number``.
 
     The map is evaluated for this alone and dropped chunk by chunk: sharing its tasks with the
     scaled map would hold all of it in memory until the sum is known.
     """
-    halves = da.blockwise(
-        _total, "ijk", mask, "ij", ys, "i", xs, "j", field=field, new_axes={"k": 2},
-        adjust_chunks={"i": 1, "j": 1}, dtype=np.int64, meta=np.empty((0, 0, 0), np.int64),
-    ).sum(axis=(0, 1))  # fmt: skip
-    return dask.delayed(_rate, pure=True)(halves, number, field)
+    total = reduce.tree(per_block(_total, mask, ys, xs, field, near), add)
+    return once(_rate, total, number, field)

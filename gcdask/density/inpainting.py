@@ -2,34 +2,101 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+from operator import itemgetter
 from typing import Any, Literal
 
-import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.delayed import Delayed
 
 from gcdask import catalog as cat
+from gcdask import reduce
+from gcdask.catalog.points import join_points
 from gcdask.density import graphs
-from gcdask.density.fields import KernelSum, LocalRatio, Points, cell_of, good_cells, inpaintable
+from gcdask.density.kernelsum import KernelSum
+from gcdask.density.local import Cells, LocalRatio, cell_of, inpaintable
+from gcdask.density.points import Points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.kernels import counts
 from gcdask.tiles import as_mask, layout, on_pixels
+
+log = logging.getLogger(__name__)
 
 STREAM = 0x1A9A0000  # random stream of the draws of iteration 0 (see gcdask.kernels.counts)
 
 Estimator = Literal["density", "local"]
 
 
-def _expected(
-    mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: KernelSum | LocalRatio, rate: float
-) -> np.ndarray:
+def _from_density(
+    mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: np.ndarray, near: np.ndarray,
+    rate: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     holes = inpaintable(mask)
-    return np.where(holes, field.at(ys, xs) * rate, 0) if holes.any() else np.zeros(mask.shape)
+    if not holes.any():
+        return np.zeros(mask.shape)
+    rho: KernelSum = field.item()
+    return np.where(holes, rho.at(ys, xs, near.item()) * rate.item(), 0)
+
+
+def _from_ratio(mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: np.ndarray) -> np.ndarray:
+    holes = inpaintable(mask)
+    ratio: LocalRatio = field.item()
+    return np.where(holes, ratio.at(ys, xs), 0) if holes.any() else np.zeros(mask.shape)
+
+
+# -- sources that are used -----------------------------------------------------------------------
+def _on_good(
+    mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, points: Points, *, step: int
+) -> tuple[np.ndarray, int]:
+    """Sources on good pixels of a block, as an array, and how many are on masked ones."""
+    k, i, j = points.inside(ys, xs, step)
+    good = mask[i, j] == 0
+    return points[k[good]].rows, int((~good).sum())
+
+
+def _beyond(rows: np.ndarray, grid: Grid) -> np.ndarray:
+    """Sources of a part that lie on no pixel of the grid, NaNs among them."""
+    i, j = (
+        np.floor((p - a[0]) / grid.step + 0.5) for p, a in ((rows[1], grid.y), (rows[0], grid.x))
+    )
+    on = (i >= 0) & (i < grid.shape[0]) & (j >= 0) & (j < grid.shape[1])
+    return rows[:, ~on]
+
+
+def _counts(part: tuple[np.ndarray, int]) -> tuple[int, int]:
+    return part[0].shape[1], part[1]
+
+
+def _sum_pairs(parts: list[tuple[int, int]]) -> tuple[int, int]:
+    return sum(p[0] for p in parts), sum(p[1] for p in parts)
+
+
+def _number(both: tuple[int, int]) -> int:
+    if both[1]:
+        log.info("%d sources on masked pixels are not used to inpaint", both[1])
+    return both[0]
+
+
+def _unmasked(
+    catalog: Any, grid: Grid, masked: da.Array, ys: da.Array, xs: da.Array
+) -> tuple[graphs.Sources, da.Array]:
+    """Sources that are not on masked pixels, by chunk or off the grid; how many are on good ones.
+
+    A chunk drops its own, so the catalogue is nowhere all together.
+    """
+    sources = graphs.Sources.of(catalog, grid)
+    near = sources.near(grid, masked.chunks)
+    both = graphs.per_block(_on_good, masked, ys, xs, near, step=grid.step)
+    kept = graphs.Sources.by_chunk(graphs.per_element(itemgetter(0), both), grid, masked.chunks)
+    beyond = graphs.per_element(partial(_beyond, grid=grid), sources.parts)
+    merge: Any = _sum_pairs
+    number = graphs.once(_number, reduce.tree(graphs.per_element(_counts, both), merge))
+    return kept + graphs.Sources(beyond, sources.boxes), number
 
 
 def draw(
@@ -47,6 +114,12 @@ def draw(
     i, j = np.repeat(i, n), np.repeat(j, n)
     u, v = (counts.uniform(seed, y0 + i, x0 + j, stream, word=2 * which + k) for k in (0, 1))
     return np.stack([xs[j] + (u - 0.5) * step, ys[i] + (v - 0.5) * step, np.ones(i.size)])
+
+
+def _drawn(
+    expected: np.ndarray, ys: np.ndarray, xs: np.ndarray, *, step: int, seed: int, stream: int
+) -> np.ndarray:
+    return join_points([draw(expected, ys, xs, step, seed, stream)])
 
 
 def _rows(
@@ -95,39 +168,39 @@ def inpaint_intensity(
     grid = layout(as_mask(mask) if like is None else like)[0]
     masked = on_pixels(as_mask(mask), grid, "mask")
     ys, xs = graphs.lines(grid, masked.chunks)
-    kept, number = graphs.detected(graphs.delayed_points(catalog, grid), masked, ys, xs, grid.step)
+    kept, number = _unmasked(catalog, grid, masked, ys, xs)
 
-    def estimate(points: Delayed, redrawn: bool) -> da.Array:
-        rate: Any = 1.0
+    def estimate(sources: graphs.Sources, redrawn: bool) -> da.Array:
         if estimator == "density":
-            field = dask.delayed(KernelSum.build, pure=True)(points, grid, alpha, softening, r_c)
-            rate = graphs.normalisation(field, number, masked, ys, xs)
+            field, near = sources.kernel_sum(
+                grid, masked.chunks, alpha=alpha, softening=softening, r_c=r_c
+            )
+            rate = graphs.normalisation(field, near, number, masked, ys, xs)
+            function: Any = _from_density
+            more = [field, "", near, "ij", rate, ""]
         else:
             cells = graphs.per_block(
-                good_cells, masked, ys, xs, step=grid.step, cell=cell_of(grid, sigma),
-                redrawn=redrawn,
+                Cells.of, masked, ys, xs, sources.near(grid, masked.chunks), step=grid.step,
+                cell=cell_of(grid, sigma), redrawn=redrawn,
             )  # fmt: skip
-            field = dask.delayed(LocalRatio.build, pure=True)(cells, points, grid, sigma)
+            build = partial(LocalRatio.build, grid=grid, sigma=sigma)
+            function, more = _from_ratio, [graphs.once(build, cells), ""]
         return da.blockwise(
-            _expected, "ij", masked, "ij", ys, "i", xs, "j", field=field, rate=rate,
-            dtype=float, meta=np.empty((0, 0)),
+            function, "ij", masked, "ij", ys, "i", xs, "j", *more, dtype=float,
+            align_arrays=False, meta=np.empty((0, 0)),
         )  # fmt: skip
 
     expected = estimate(kept, False)
     for iteration in range(int(iterations) - 1):
         drawn = graphs.per_block(
-            draw, expected, ys, xs, step=grid.step, seed=seed, stream=STREAM + iteration
+            _drawn, expected, ys, xs, step=grid.step, seed=seed, stream=STREAM + iteration
         )
-        expected = estimate(dask.delayed(_join, pure=True)(kept, drawn), True)
+        expected = estimate(kept + graphs.Sources.by_chunk(drawn, grid, masked.chunks), True)
     how: dict[str, Any] = {"estimator": estimator, "seed": seed, "iterations": iterations}
     kernel = (
         {"alpha": alpha, "softening": softening} if estimator == "density" else {"sigma": sigma}
     )
     return grid.wrap(expected, "expected", "pix-1", **how, **kernel)
-
-
-def _join(points: Points, drawn: np.ndarray) -> Points:
-    return Points.gather([np.stack([points.x, points.y, points.w]), *drawn.ravel()])
 
 
 def inpaint(

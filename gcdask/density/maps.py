@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.delayed import Delayed
 
+from gcdask import reduce
 from gcdask.density import graphs
-from gcdask.density.fields import KernelSum
+from gcdask.density.points import Points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.tiles import as_map, as_mask, layout, on_pixels
 
 
-def _value(ys: np.ndarray, xs: np.ndarray, field: KernelSum, rate: float = 1) -> np.ndarray:
-    return field.at(ys, xs) * rate
+def _value(
+    ys: np.ndarray, xs: np.ndarray, near: np.ndarray, field: np.ndarray, *per_pixel: np.ndarray,
+    area: float,
+) -> np.ndarray:  # fmt: skip
+    rho = field.item().at(ys, xs, near.item())
+    for rate in per_pixel:
+        rho *= rate.item() / area
+    return rho
+
+
+def _number(mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, points: Points, *, step: int) -> int:
+    """Sources on the good pixels of a block."""
+    _, i, j = points.inside(ys, xs, step)
+    return int((mask[i, j] == 0).sum())
 
 
 def density_map(
@@ -76,29 +87,21 @@ def density_map(
         raise InputError("mask only matters when normalise=True; drop it or set normalise")
     grid, chunks = layout(like)
     ys, xs = graphs.lines(grid, chunks)
-    points = graphs.delayed_points(catalog, grid, weights)
-    field = dask.delayed(KernelSum.build, pure=True)(points, grid, alpha, softening, r_c)
-    options: dict[str, Any] = {"field": field}
+    sources = graphs.Sources.of(catalog, grid, weights)
+    field, near = sources.kernel_sum(grid, chunks, alpha=alpha, softening=softening, r_c=r_c)
+    scaling: list[Any] = []
     unit = f"arcsec(-{alpha:g})"
     if normalise:
         nowhere = grid.wrap(da.zeros(grid.shape, dtype=bool, chunks=chunks), "mask", "")
         good = on_pixels(as_mask(nowhere if mask is None else mask), grid, "mask", chunks)
-        _, number = graphs.detected(points, good, ys, xs, grid.step)
-        per_pixel = graphs.normalisation(field, number, good, ys, xs)
-        options["rate"] = dask.delayed(operator.truediv, pure=True)(per_pixel, grid.pixel_scale**2)
+        each = graphs.per_block(_number, good, ys, xs, near, step=grid.step)
+        number = reduce.tree(each, graphs.add)
+        scaling = [graphs.normalisation(field, near, number, good, ys, xs), ""]
         unit = "arcsec-2"
     data = da.blockwise(
-        _value,
-        "ij",
-        ys,
-        "i",
-        xs,
-        "j",
-        dtype=float,
-        meta=np.empty((0, 0)),
-        align_arrays=False,
-        **options,
-    )
+        _value, "ij", ys, "i", xs, "j", near, "ij", field, "", *scaling, area=grid.pixel_scale**2,
+        dtype=float, meta=np.empty((0, 0)), align_arrays=False,
+    )  # fmt: skip
     return grid.wrap(data, "density", unit, alpha=alpha, softening=softening)
 
 

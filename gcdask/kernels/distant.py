@@ -7,7 +7,8 @@ point has the semi-axes 2 and 5**0.5 in half fields): 4e-8 of W for a single poi
 distance with alpha = 1.6, 1e-7 with alpha = 3, less for all that are further.
 
 A point costs as much as the near part of one with r_c = 7 px, wherever it is, while on the coarse
-grid of the near-far split a single one would cost the square of its distance.
+grid of the near-far split a single one would cost the square of its distance. The sums at the
+nodes are kept in integers: they add exactly, in whatever order and shares the points come.
 """
 
 from __future__ import annotations
@@ -24,15 +25,28 @@ NODES = 12
 Box = tuple[float, float, float, float]
 
 
+def width_of_frame(box: Box) -> float:
+    """Distance (pixels) from a field beyond which points are `outlying`: its longer side."""
+    y_lo, y_hi, x_lo, x_hi = box
+    return max(y_hi - y_lo, x_hi - x_lo, 1.0)
+
+
 def outlying(x: np.ndarray, y: np.ndarray, box: Box) -> np.ndarray:
     """Which points lie beyond a frame about a field as wide as the field's longer side.
 
     ``box`` is (y_lo, y_hi, x_lo, x_hi) of the field, in the pixels of ``x`` and ``y``.
     """
     y_lo, y_hi, x_lo, x_hi = box
-    frame = max(y_hi - y_lo, x_hi - x_lo, 1.0)
+    frame = width_of_frame(box)
     within = (y >= y_lo - frame) & (y <= y_hi + frame) & (x >= x_lo - frame) & (x <= x_hi + frame)
     return ~within
+
+
+def gap(x: np.ndarray, y: np.ndarray, box: Box) -> float:
+    """Distance (pixels) of the nearest of these points from a field; infinite without any."""
+    y_lo, y_hi, x_lo, x_hi = box
+    dy, dx = np.maximum(y_lo - y, y - y_hi), np.maximum(x_lo - x, x - x_hi)
+    return float(np.hypot(np.maximum(dy, 0), np.maximum(dx, 0)).min(initial=np.inf))
 
 
 @njit(cache=True, nogil=True)
@@ -44,10 +58,11 @@ def _at_nodes(
             dy = (ys[a] - y[i]) * scale
             for b in range(xs.size):
                 dx = (xs[b] - x[i]) * scale
-                out[a, b] += w[i] * (softening + math.sqrt(dx * dx + dy * dy)) ** -alpha
+                value = w[i] * (softening + math.sqrt(dx * dx + dy * dy)) ** -alpha
+                out[a, b] += np.int64(np.rint(value))
 
 
-def coefficients(
+def node_sums(
     x: np.ndarray,
     y: np.ndarray,
     w: np.ndarray,
@@ -55,29 +70,38 @@ def coefficients(
     alpha: float,
     softening: float,
     scale: float,
+    unit: float,
 ) -> np.ndarray:
-    """Chebyshev coefficients (y, x) of sum_i w_i W(|x - x_i|) over a field.
+    """Sum w_i W(|x - x_i|) at the Chebyshev nodes (y, x) of a field.
 
     Parameters
     ----------
     x, y, w : ndarray of float64
-        Points (pixels) that are `outlying`, in the order in which they are to be summed.
+        Points (pixels) that are `outlying`.
     box : (y_lo, y_hi, x_lo, x_hi)
         The field, in pixels.
     alpha, softening, scale : float
         See `gcdask.kernels.nearfar.Plan`.
+    unit : float
+        What one count of the result stands for.
 
     Returns
     -------
-    ndarray of float64, shape (12, 12)
+    ndarray of int64, shape (12, 12)
+        Sums over shares of the points add up to that over all, exactly.
     """
     nodes = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
     (y_mid, y_half), (x_mid, x_half) = _spans(box)
-    values = np.zeros((NODES, NODES))
+    sums = np.zeros((NODES, NODES), np.int64)
     x, y, w = (np.array(a, np.float64) for a in (x, y, w))
     ys, xs = y_mid + y_half * nodes, x_mid + x_half * nodes
-    _at_nodes(values, x, y, w, ys, xs, float(alpha), float(softening), float(scale))
-    out = dctn(values, type=2) / NODES**2
+    _at_nodes(sums, x, y, w / unit, ys, xs, float(alpha), float(softening), float(scale))
+    return sums
+
+
+def coefficients(sums: np.ndarray, unit: float) -> np.ndarray:
+    """Chebyshev coefficients (y, x) of the sum over a field from that at the nodes, (12, 12)."""
+    out = dctn(sums * unit, type=2) / NODES**2
     out[0] /= 2
     out[:, 0] /= 2
     return out

@@ -73,15 +73,15 @@ def highpass(
     out = np.empty(image.shape, np.float32)
     ny, nx = image.shape
     reach = halo(fwhm)
-    halves = [kernel1d(f)[radius(f) :] for f in fwhm]
+    narrow, wide = (kernel1d(f)[radius(f) :] for f in fwhm)
     value = np.empty((min(_STRIP, ny) + 2 * reach, nx + 2 * reach), np.float32)
     weight = np.empty_like(value)
-    good = np.ones((1, 1), bool) if good is None else good
+    counts = np.ones((1, 1), bool) if good is None else good
     for start in range(0, ny, _STRIP):
         rows = out[start : start + _STRIP]
         high = len(rows) + 2 * reach
-        bad = _fill(value[:high], weight[:high], image, good, start - reach, reach)
-        _difference(rows, value[:high], weight[:high], *halves, reach, bad)
+        bad = _fill(value[:high], weight[:high], image, counts, start - reach, reach)
+        _difference(rows, value[:high], weight[:high], narrow, wide, reach, bad)
     return out
 
 

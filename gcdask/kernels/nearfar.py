@@ -1,40 +1,51 @@
 """Sums of a slowly falling kernel over points, rho(x) = sum_i w_i W(|x - x_i|), by near and far.
 
-``W(d) = (softening + d)**-alpha`` has no cut-off, so it is split exactly (SCIENCE.md 2):
+``W(d) = (softening + d)**-alpha`` has no cut-off, so it is split exactly, by a smooth step from 0
+at d = 0 to 1 at a radius (`gcdask.kernels.nearby.rise`, of degree 13):
 
-    W = W chi(d / r_c) + W [1 - chi(d / r_c)],    chi = 1 - smooth step of degree 9 on [0, 1].
+    W = W [1 - rise(d / r_near)] + W [rise(d / r_near) - rise(d / r_c)] + W rise(d / r_c).
 
-The near part ends at ``r_c`` and is summed directly at the pixels. The far part varies on the
-scale of ``r_c`` only: points are assigned to a coarse grid with cubic B-splines, convolved there
-by FFT (zero padded: no periodic images) and evaluated with cubic B-splines again. Dividing by
-both splines' transforms makes the result interpolate the far kernel at the coarse nodes, with an
-error of the fourth order of the cell. With cells of r_c/16 no single pair is wrong by more than
-6e-5 of W, and sums over thousands of points by about 2e-6 (with r_c/8: 1e-3 and 5e-5, hence not
-used).
+- The near part is summed directly at the pixels.
+- The far part varies on the scale of ``r_c`` only: points are assigned to a coarse grid with
+  quintic B-splines, convolved there by FFT (zero padded: no periodic images) and evaluated with
+  quintic B-splines again. Dividing by both splines' transforms makes the result interpolate the
+  far kernel at the coarse nodes, with an error of the sixth order of the cell.
+- Where memory, not speed, sets ``r_c`` (fields of more than about 20 000 px a side), a middle part
+  between the two radii is summed directly on a mesh of cells of r_near/12, and splines go through
+  it to the pixels. Elsewhere r_near = r_c and there is none.
 
-Positions are pixels (y, x); ``d`` is in arcsec through ``scale``. All sums are float64 and taken
-in the order of the points: sort them (`sort_points`) and a pixel's value is the same in bits
-whatever block it is computed in. Nothing here is compiled with fastmath, for the same reason.
+With cells of r/12 no single pair is wrong by more than 5e-5 of W, and sums over thousands of points
+by about 1e-6. (Cubic splines need cells of r/16 for 6e-5; steps of degree 9 and 11 give up to 1e-4.
+Transforms in float32 would add 5e-4 of W to what a single far pair gives.)
+
+Positions are pixels (y, x); ``d`` is in arcsec through ``scale``. A pixel's value is the same in
+bits whatever block it is computed in and however the points are shared out: the coarse grid holds
+integers, which add exactly in any order, and sums over points are taken in their order (sort them
+with `sort_points`), all pixels by the same operations.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numba import njit
-from scipy.fft import dctn, fft, ifft, irfft, next_fast_len, rfft
-from scipy.interpolate import CubicSpline
+from scipy.fft import dct, fft, ifft, irfft, next_fast_len, rfft
 
-MAX_CELLS = 4096**2  # 1.2 GiB at the peak of the convolution
-_PARTS = 16  # cells in r_c
-_MARGIN = 4  # cells around the points and pixels: what the splines reach, and some
-_RING = 16  # the inverse B-spline filter falls by 0.27 a cell: 1e-9 after this many
-# Costs of the parts, ns: a near pair, and a coarse cell (two padded transforms)
-_PAIR, _CELL = 3.0, 150.0
+from gcdask.kernels import bsplines, nearby
+
+MAX_CELLS = 4096**2  # 134 MB an array; 0.55 GB at the peak of the convolution
+FEW = 1000  # points below which radii grow no more
+_PARTS = 12  # cells in a radius
+_MARGIN = 4  # coarse cells around the points and pixels: what the splines reach, and some
+_RING = 26  # cells after which the inverse B-spline filter has fallen to 1e-9
+# Costs of the parts, ns: a near pair, and a coarse cell (two padded transforms and the kernel's)
+_PAIR, _CELL = 1.2, 50.0
+_MIDDLE = 100  # a middle part pays from this radius on, in steps of the output
+_BLOCK = 16  # rows or columns transformed at once: they stay in the cache
+_BAND = 64  # rows of pixels evaluated at once, for the same reason
+_BITS = 62  # of the integers on the coarse grid, so that the sum of all points is one of them
 
 
 @dataclass(frozen=True)
@@ -47,23 +58,99 @@ class Plan:
         The kernel, softening in arcsec.
     scale : float
         Arcsec per pixel.
-    r_c : float
-        Support of the near part.
-    cell : float
-        Side of a coarse cell.
+    r_c, r_near : float
+        The radii of the split; equal where there is no middle part.
     origin : (float, float)
         ``(y, x)`` of the coarse node ``[0, 0]``.
     shape : (int, int)
         Coarse nodes ``(ny, nx)``.
+    unit : float
+        Weight that one count of the integers on the coarse nodes stands for.
     """
 
     alpha: float
     softening: float
     scale: float
     r_c: float
-    cell: float
+    r_near: float
     origin: tuple[float, float]
     shape: tuple[int, int]
+    unit: float
+
+    @property
+    def cell(self) -> float:
+        """Side of a coarse cell."""
+        return self.r_c / _PARTS
+
+    @property
+    def mesh(self) -> float:
+        """Side of a cell of the middle part's mesh."""
+        return self.r_near / _PARTS
+
+    @property
+    def kernel(self) -> tuple[float, float, float]:
+        """Exponent, softening in pixels, and what turns W of lengths in pixels into W."""
+        return self.alpha, self.softening / self.scale, self.scale**-self.alpha
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Weights on a box of coarse nodes: ``counts`` (int64) of units; ``corner`` its first node."""
+
+    counts: np.ndarray
+    corner: tuple[int, int]
+
+
+# -- the plan ------------------------------------------------------------------------------------
+def radii(
+    height: float,
+    width: float,
+    *,
+    n_points: int,
+    step: float = 1,
+    r_c: float | None = None,
+    max_cells: int = MAX_CELLS,
+) -> tuple[float, float]:
+    """Choose ``r_c`` and ``r_near`` (pixels) for a box with all points and all output pixels.
+
+    Radii, and their `reach`, grow with the box and fall with the number of points: upper bounds
+    follow from a box that is too large and no points.
+
+    Parameters
+    ----------
+    height, width : float
+        Of the box, in pixels.
+    n_points : int
+        With ``step`` it tells the cost of the near part, ``n_points pi (r_c / step)**2`` pairs,
+        against that of the coarse grid, which falls as ``r_c**-2``: the default makes both equal
+        (and is at least 16 px). With a middle part, on a mesh of cells of r_near/12, its pairs
+        and those of the near part are as many.
+    step : float
+        Distance of output pixels.
+    r_c : float, optional
+        Radius instead of that choice, without a middle part.
+    max_cells : int
+        Most coarse nodes, which bounds the memory: ``r_c`` grows until they fit.
+    """
+    height, width = max(height, 1.0), max(width, 1.0)
+    # (height q + k) (width q + k) nodes with q cells a pixel, rounded up
+    k = 2 + 2 * _MARGIN
+    half, area = k * (height + width) / 2, height * width
+    q = (math.sqrt(half * half + area * (max_cells - k * k)) - half) / area
+    if r_c is not None:
+        r_c = max(r_c, _PARTS / q)
+        return r_c, r_c
+    cells = _PARTS**2 * height * width  # times r_c**-2
+    pairs = math.pi * max(n_points, FEW) / step**2  # times r_c**2
+    r_c = max(16.0, (_CELL * cells / (_PAIR * pairs)) ** 0.25, _PARTS / q)
+    return r_c, math.sqrt(_PARTS * step * r_c) if r_c > _MIDDLE * step else r_c
+
+
+def reach(r_c: float, r_near: float) -> float:
+    """How far (pixels) from a block the points lie that `evaluate` needs."""
+    if r_near == r_c:
+        return r_c
+    return r_c + (bsplines.TAPS + bsplines.AHEAD + 1) * r_near / _PARTS
 
 
 def plan(
@@ -73,11 +160,12 @@ def plan(
     scale: float,
     *,
     n_points: int = 10_000,
+    weight: float = 1.0,
     step: float = 1,
     r_c: float | None = None,
     max_cells: int = MAX_CELLS,
 ) -> Plan:
-    """Choose the near radius and lay the coarse grid.
+    """Choose the radii and lay the coarse grid.
 
     Parameters
     ----------
@@ -86,44 +174,30 @@ def plan(
     alpha, softening, scale : float
         See `Plan`.
     n_points : int
-        Number of points. With ``step`` it tells the cost of the near part,
-        ``n_points pi (r_c / step)**2`` pairs, against that of the coarse grid, which falls as
-        ``r_c**-2``: the default ``r_c`` makes both equal (and is at least 16 px).
-    step : float
-        Distance of output pixels.
-    r_c : float, optional
-        Near radius in pixels instead of that choice.
-    max_cells : int
-        Most coarse nodes, which bounds the memory. Cells are r_c/16 always; ``r_c`` grows until
-        they fit.
+        Number of points.
+    weight : float
+        No point has a larger one (nor a more negative one).
+    step, r_c, max_cells
+        See `radii`.
     """
     y_lo, y_hi, x_lo, x_hi = bounds
-    height, width = max(y_hi - y_lo, 1.0), max(x_hi - x_lo, 1.0)
-    if r_c is None:
-        cells = _PARTS**2 * height * width  # times r_c**-2
-        pairs = math.pi * max(n_points, 1) / step**2  # times r_c**2
-        r_c = max(16.0, (_CELL * cells / (_PAIR * pairs)) ** 0.25)
-
-    def nodes(cell: float) -> tuple[int, int]:
-        ny, nx = (math.ceil(length / cell) + 1 + 2 * _MARGIN for length in (height, width))
-        return ny, nx
-
-    while math.prod(nodes(r_c / _PARTS)) > max_cells:
-        r_c *= 1.05
+    sides = max(y_hi - y_lo, 1.0), max(x_hi - x_lo, 1.0)
+    r_c, r_near = radii(*sides, n_points=n_points, step=step, r_c=r_c, max_cells=max_cells)
     cell = r_c / _PARTS
     origin = (y_lo - _MARGIN * cell, x_lo - _MARGIN * cell)
-    return Plan(alpha, softening, scale, r_c, cell, origin, nodes(cell))
+    ny, nx = (math.ceil(side / cell) + 1 + 2 * _MARGIN for side in sides)
+    unit = quantum(max(n_points, 1) * weight)
+    return Plan(alpha, softening, scale, r_c, r_near, origin, (ny, nx), unit)
+
+
+def quantum(largest: float) -> float:
+    """Power of two in units of which numbers up to ``largest`` (in absolute value) fit an int64."""
+    return 2.0 ** (math.ceil(math.log2(largest)) - _BITS) if largest > 0 else 1.0
 
 
 def kernel(d: np.ndarray, alpha: float, softening: float) -> np.ndarray:
     """W(d) = (softening + d)**-alpha, both lengths in arcsec."""
     return (softening + d) ** -alpha
-
-
-def _step(t: np.ndarray) -> np.ndarray:
-    """Rise from 0 to 1 on [0, 1] with four vanishing derivatives at both ends."""
-    t = np.clip(t, 0, 1)
-    return t**5 * (126 + t * (-420 + t * (540 + t * (-315 + t * 70))))
 
 
 def sort_points(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -133,162 +207,146 @@ def sort_points(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray
 
 
 # -- far part ------------------------------------------------------------------------------------
-@njit(cache=True, nogil=True, inline="always")
-def _spline(t: Any) -> Any:
-    """Weights of the four nodes around a point at fraction ``t`` of a cell."""
-    s = 1 - t
-    return (
-        s * s * s / 6,
-        (4 - 6 * t * t + 3 * t * t * t) / 6,
-        (4 - 6 * s * s + 3 * s * s * s) / 6,
-        t * t * t / 6,
+def _nodes_about(values: np.ndarray, origin: float, cell: float) -> tuple[int, int]:
+    """First and last but one of the nodes that values of a spline at these places depend on."""
+    lo, hi = (math.floor((float(f(values)) - origin) / cell) for f in (np.min, np.max))
+    return lo - bsplines.BEHIND, hi + bsplines.AHEAD + 1
+
+
+def assign(x: np.ndarray, y: np.ndarray, w: np.ndarray, plan: Plan) -> Nodes:
+    """Weights of points on the coarse nodes about them."""
+    if not x.size:
+        return Nodes(np.zeros((0, 0), np.int64), (0, 0))
+    (row, end), (column, stop) = (
+        _nodes_about(a, o, plan.cell) for a, o in zip((y, x), plan.origin, strict=True)
     )
+    out = np.zeros((end - row, stop - column), np.int64)
+    x, y, w = (np.array(a, np.float64) for a in (x, y, w))
+    bsplines.assign(out, x, y, w / plan.unit, plan.origin, plan.cell, (row, column))
+    return Nodes(out, (row, column))
 
 
-@njit(cache=True, nogil=True)
-def _assign(out: Any, x: Any, y: Any, w: Any, y0: Any, x0: Any, cell: Any) -> None:
-    for i in range(x.size):
-        v, u = (y[i] - y0) / cell, (x[i] - x0) / cell
-        a, b = math.floor(v), math.floor(u)
-        wy, wx = _spline(v - a), _spline(u - b)
-        for p in range(4):
-            for q in range(4):
-                out[a - 1 + p, b - 1 + q] += w[i] * wy[p] * wx[q]
+def merge(parts: Iterable[Nodes]) -> Nodes:
+    """Sum of weights on the smallest box of nodes around those of all parts."""
+    parts = [p for p in parts if p.counts.size]
+    if len(parts) < 2:
+        return parts[0] if parts else Nodes(np.zeros((0, 0), np.int64), (0, 0))
+    corner = np.min([p.corner for p in parts], axis=0)
+    end = np.max([np.add(p.corner, p.counts.shape) for p in parts], axis=0)
+    out = np.zeros(end - corner, np.int64)
+    for part in parts:
+        (i, j), (ny, nx) = part.corner - corner, part.counts.shape
+        out[i : i + ny, j : j + nx] += part.counts
+    return Nodes(out, (int(corner[0]), int(corner[1])))
 
 
-def assign(x: np.ndarray, y: np.ndarray, w: np.ndarray, plan: Plan) -> np.ndarray:
-    """Weights of the points on the coarse nodes, float64 of ``plan.shape``; additive."""
-    out = np.zeros(plan.shape)
-    _assign(out, x, y, w, *plan.origin, plan.cell)
-    return out
+def far_field(nodes: Nodes, plan: Plan) -> np.ndarray:
+    """B-spline coefficients of the far part from the weights of all points, ``plan.shape``.
 
-
-def far_field(coarse: np.ndarray, plan: Plan) -> np.ndarray:
-    """B-spline coefficients of the far part from the assigned weights, both ``plan.shape``."""
+    A padded transform, but never in memory as a whole: rows are transformed block by block, then
+    columns forth and back in place, then rows back.
+    """
     ny, nx = plan.shape
     # even lengths, at least twice the field: distances in it never meet those around the back
     py, px = (2 * next_fast_len(n + _RING, real=True) for n in (ny, nx))
-    y, x = np.arange(py // 2 + 1) * plan.cell, np.arange(px // 2 + 1) * plan.cell
-    d = np.hypot(y[:, None], x)
-    far = kernel(d * plan.scale, plan.alpha, plan.softening) * _step(d / plan.r_c)
-    del d
-    # the far kernel is even in both axes: a cosine transform of one quadrant is its DFT
-    transfer = dctn(far, type=1, overwrite_x=True)
-    del far
-    for axis, size in ((0, py), (1, px)):
-        k = np.arange(size // 2 + 1) * (2 * np.pi / size)
-        spline = ((2 + np.cos(k)) / 3) ** 2  # once for the assignment, once for the evaluation
-        transfer /= spline[:, None] if axis == 0 else spline
-    spectrum = fft(rfft(coarse, px, axis=1), py, axis=0, overwrite_x=True)
-    half = py // 2
-    spectrum[: half + 1] *= transfer
-    spectrum[half + 1 :] *= transfer[half - 1 : 0 : -1]
+    hy, hx = py // 2, px // 2
+    transfer = _transfer(hy, hx, plan)
+    spectrum = np.empty((ny, hx + 1), complex)
+    (i, j), (n, m) = nodes.corner, nodes.counts.shape
+    line = np.zeros((_BLOCK, nx))
+    for rows in _blocks(ny):
+        line[:] = 0
+        lo, hi = max(rows.start, i), min(rows.stop, i + n)
+        if lo < hi:
+            line[lo - rows.start : hi - rows.start, j : j + m] = nodes.counts[lo - i : hi - i]
+        spectrum[rows] = rfft(line[: rows.stop - rows.start], px, axis=1)
+    # twice: once for the assignment, once for the evaluation
+    inverse = (bsplines.inverse_transform(hy) ** 2 * plan.unit)[:, None]
+    for columns in _blocks(hx + 1):
+        far = dct(transfer[:, columns], type=1, axis=0) * inverse
+        block = fft(spectrum[:, columns], py, axis=0)
+        block[: hy + 1] *= far
+        block[hy + 1 :] *= far[hy - 1 : 0 : -1]
+        spectrum[:, columns] = ifft(block, axis=0, overwrite_x=True)[:ny]
     del transfer
-    rows = ifft(spectrum, axis=0, overwrite_x=True)[:ny]
-    return np.ascontiguousarray(irfft(rows, px, axis=1)[:, :nx])
-
-
-@njit(cache=True, nogil=True)
-def _evaluate(out: Any, coeffs: Any, ys: Any, xs: Any, y0: Any, x0: Any, cell: Any) -> None:
-    line = np.empty(coeffs.shape[1])
-    lo = max(math.floor((xs[0] - x0) / cell) - 2, 0)
-    hi = min(math.floor((xs[-1] - x0) / cell) + 4, coeffs.shape[1])
-    for i in range(ys.size):
-        v = (ys[i] - y0) / cell
-        a = math.floor(v)
-        w0, w1, w2, w3 = _spline(v - a)
-        for k in range(lo, hi):
-            line[k] = (w0 * coeffs[a - 1, k] + w1 * coeffs[a, k]) + (
-                w2 * coeffs[a + 1, k] + w3 * coeffs[a + 2, k]
-            )
-        for j in range(xs.size):
-            u = (xs[j] - x0) / cell
-            b = math.floor(u)
-            w0, w1, w2, w3 = _spline(u - b)
-            out[i, j] = (w0 * line[b - 1] + w1 * line[b]) + (w2 * line[b + 1] + w3 * line[b + 2])
-
-
-def evaluate_far(coeffs: np.ndarray, ys: np.ndarray, xs: np.ndarray, plan: Plan) -> np.ndarray:
-    """Far part at rows ``ys`` and columns ``xs`` (pixels, ascending), ``(ys.size, xs.size)``."""
-    out = np.empty((ys.size, xs.size))
-    if out.size:
-        ys, xs = np.array(ys, np.float64), np.array(xs, np.float64)
-        _evaluate(out, coeffs, ys, xs, *plan.origin, plan.cell)
+    out = np.empty((ny, nx))
+    for rows in _blocks(ny):
+        out[rows] = irfft(spectrum[rows], px, axis=1)[:, :nx]
     return out
 
 
-# -- near part -----------------------------------------------------------------------------------
-@lru_cache(maxsize=8)
-def _table(alpha: float, softening: float, scale: float, r_c: float) -> np.ndarray:
-    """Cubics of the near kernel on equal intervals of d, ``(n + 1, 4)``; the last one is zero.
-
-    Intervals of softening/64 and r_c/1024 or less keep the error below 1e-8 of W.
-    """
-    n = max(1024, math.ceil(64 * r_c * scale / softening))
-    t = np.linspace(0, 1, n + 1)
-    near = kernel(t * r_c * scale, alpha, softening) * (1 - _step(t))
-    near[-1] = 0
-    table = np.zeros((n + 1, 4))
-    table[:n] = CubicSpline(np.arange(n + 1.0), near).c[::-1].T
-    return table
+def _blocks(n: int) -> Iterator[slice]:
+    return (slice(k, min(k + _BLOCK, n)) for k in range(0, n, _BLOCK))
 
 
-@njit(cache=True, nogil=True)
-def _near(out: Any, x: Any, y: Any, w: Any, ys: Any, xs: Any, r_c: Any, table: Any) -> None:
-    ny, nx = out.shape
-    last = table.shape[0] - 1
-    inverse = last / r_c
-    step_y = ys[1] - ys[0] if ny > 1 else 1.0
-    step_x = xs[1] - xs[0] if nx > 1 else 1.0
-    for i in range(x.size):
-        # one pixel more on each side than needed: beyond r_c the table adds an exact zero, so
-        # that rounding here cannot matter
-        a0 = max(math.floor((y[i] - r_c - ys[0]) / step_y), 0)
-        a1 = min(math.ceil((y[i] + r_c - ys[0]) / step_y) + 1, ny)
-        for a in range(a0, a1):
-            dy = ys[a] - y[i]
-            dy2 = dy * dy
-            half = math.sqrt(max(r_c * r_c - dy2, 0.0))
-            b0 = max(math.floor((x[i] - half - xs[0]) / step_x) - 1, 0)
-            b1 = min(math.ceil((x[i] + half - xs[0]) / step_x) + 2, nx)
-            for b in range(b0, b1):
-                dx = xs[b] - x[i]
-                t = math.sqrt(dx * dx + dy2) * inverse
-                k = min(int(t), last)
-                t -= k
-                c = table[k]
-                out[a, b] += w[i] * (((c[3] * t + c[2]) * t + c[1]) * t + c[0])
+def _transfer(hy: int, hx: int, plan: Plan) -> np.ndarray:
+    """Far kernel in one quadrant, rows transformed: it is even, so cosine transforms will do."""
+    out = np.empty((hy + 1, hx + 1))
+    y, x = (np.arange(h + 1) * plan.cell for h in (hy, hx))
+    inverse = bsplines.inverse_transform(hx) ** 2
+    near = _PARTS + 1  # nodes where the step is below one
+    for rows in _blocks(hy + 1):
+        d = np.sqrt(y[rows, None] ** 2 + x**2)
+        far = kernel(d * plan.scale, plan.alpha, plan.softening)
+        if rows.start < near:
+            far[:, :near] *= nearby.rise(d[:, :near] / plan.r_c)
+        out[rows] = dct(far, type=1, axis=1, overwrite_x=True) * inverse
+    return out
 
 
-def near_sum(
+# -- at the pixels -------------------------------------------------------------------------------
+def evaluate(
+    coeffs: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     w: np.ndarray,
     ys: np.ndarray,
     xs: np.ndarray,
     plan: Plan,
-    *,
-    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Near part at rows ``ys`` and columns ``xs`` (equally spaced pixels, ascending).
+    """Sum of all three parts at rows ``ys`` and columns ``xs``, float64 ``(ys.size, xs.size)``.
 
     Parameters
     ----------
+    coeffs : ndarray
+        From `far_field`.
     x, y, w : ndarray of float64
-        Points sorted by `sort_points`; those further than r_c from the block cost nothing.
+        Points sorted by `sort_points`: all that are as near the block as `reach`; others cost
+        nothing.
     ys, xs : ndarray
-        Output rows and columns.
+        Output rows and columns: equally spaced pixels, ascending.
     plan : Plan
         The split.
-    out : ndarray of float64, ``(ys.size, xs.size)``, optional
-        Where to add the sums, in place.
     """
     ys, xs = np.array(ys, np.float64), np.array(xs, np.float64)
-    out = np.zeros((ys.size, xs.size)) if out is None else out
+    out = np.zeros((ys.size, xs.size))
     if not out.size:
         return out
-    rows = slice(*np.searchsorted(y, [ys[0] - plan.r_c - 1, ys[-1] + plan.r_c + 1]))
-    reach = (x[rows] > xs[0] - plan.r_c - 1) & (x[rows] < xs[-1] + plan.r_c + 1)
-    x, y, w = (np.array(a[rows][reach]) for a in (x, y, w))
-    _near(out, x, y, w, ys, xs, plan.r_c, _table(plan.alpha, plan.softening, plan.scale, plan.r_c))
+    middle = _middle(x, y, w, ys, xs, plan) if plan.r_near < plan.r_c else None
+    for first in range(0, ys.size, _BAND):
+        band = slice(first, first + _BAND)
+        bsplines.add_values(out[band], coeffs, ys[band], xs, plan.origin, plan.cell, (0, 0))
+        if middle is not None:
+            spline, corner = middle
+            bsplines.add_values(out[band], spline, ys[band], xs, (0.0, 0.0), plan.mesh, corner)
+        nearby.add_sums(out[band], x, y, w, ys[band], xs, kernel=plan.kernel, radius=plan.r_near)
     return out
+
+
+def _middle(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, ys: np.ndarray, xs: np.ndarray, plan: Plan
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Middle part around a block, as spline coefficients, and the first of their nodes.
+
+    The mesh is that of all blocks: node [0, 0] is at pixel (0, 0).
+    """
+    (row, end), (column, stop) = (_nodes_about(a, 0.0, plan.mesh) for a in (ys, xs))
+    more = bsplines.TAPS
+    rows, columns = (
+        np.arange(a - more, b + more) * plan.mesh for a, b in ((row, end), (column, stop))
+    )
+    sums = np.zeros((rows.size, columns.size))
+    nearby.add_sums(
+        sums, x, y, w, rows, columns, kernel=plan.kernel, radius=plan.r_c, hole=plan.r_near
+    )
+    return bsplines.coefficients(sums), (row, column)

@@ -330,9 +330,11 @@ def _survey(
 
 def _write_noise(job: FieldJob, survey: Survey) -> None:
     """Keep the noise of the detection map, one value per cell, in the group ``noise``."""
-    grid = job.grid.coarsen(survey.plan.noise_cell)
-    values = grid.wrap(survey.sigma[DETECTION], DETECTION, job.units)
-    mosaic.write_zarr_map(values, f"{job.maps}/noise", DETECTION, shard=256, overwrite=True)
+    grid, group = job.grid.coarsen(survey.plan.noise_cell), f"{job.maps}/noise"
+    mosaic.create_array(group, DETECTION, grid, "float32", job.units, 256, overwrite=True)
+    ny, nx = grid.shape
+    where = slice(0, ny), slice(0, nx)
+    mosaic.write_tile(group, DETECTION, where, survey.sigma[DETECTION])
 
 
 def _settle(job: FieldJob, survey: Survey, rows: list[dict[str, Any]]) -> Detected:

@@ -19,7 +19,7 @@ from gcdask.tiles import tile_grid
 # Measured on AS1063-like fields with tiles of 512 to 4096 px, to within a tenth.
 WORKER = 0.55e9  # bytes of a worker that has compiled everything and holds nothing
 WINDOW = 24  # bytes per pixel of a tile's window, while it is detected in
-NODE = 70  # bytes per node of the density's coarse grid, while it is made
+NODE = 35  # bytes per node of the density's coarse grid, while it is made
 SOURCES = 2e-3  # sources per pixel of a deep field: they decide how coarse that grid is
 
 

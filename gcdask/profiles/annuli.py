@@ -14,7 +14,7 @@ import xarray as xr
 from gcdask import reduce
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
-from gcdask.kernels import sums
+from gcdask.kernels import rings, sums
 from gcdask.profiles.tables import annuli_coords, count_spec, from_masked, from_sources, map_table
 from gcdask.tiles import as_map
 
@@ -67,13 +67,13 @@ def _area_block(
 ) -> sums.Sums:
     """Unmasked pixels and the sources on them, by annulus."""
     size = edges.size - 1
-    ring = ring_of(*reduce.offsets(grid, y, x, center), edges, sector)
-    _, _, sy, sx = reduce.on_unmasked(found[()], good, y, x, grid.step)
+    ring = rings.rings(reduce.offsets(grid, y, x, center), edges, sector)
+    _, _, sy, sx = reduce.on_unmasked(found, good, y, x, grid.step)
     counts = np.zeros(size, np.int64)
     if sy.size:
         where = ring_of(*grid.offsets(sx, sy, center), edges, sector)
         counts = np.bincount(where, minlength=size + 1)[:size]
-    return {"pixels": np.bincount(ring[good], minlength=size + 1)[:size], "counts": counts}
+    return {"pixels": rings.count(ring, good, size), "counts": counts}
 
 
 def _map_block(
@@ -87,10 +87,8 @@ def _map_block(
     edges: np.ndarray,
     sector: Sector | None,
 ) -> sums.Sums:
-    size = edges.size - 1
-    ring = ring_of(*reduce.offsets(grid, y, x, center), edges, sector)
-    use = good & np.isfinite(values) & (ring < size)
-    return sums.moments(ring[use], values[use], size)
+    ring = rings.rings(reduce.offsets(grid, y, x, center), edges, sector)
+    return rings.moments(ring, good, values, edges.size - 1)
 
 
 def _source_block(
@@ -232,7 +230,7 @@ def _profile_of_catalog(
         return reduce.apply(partial(finalise, nothing), source=source), spec, "number density"
     near = Grid.of(part)
     kernel = partial(_area_block, grid=near, **options)
-    arrays = [part.data, reduce.points(catalog, grid)]
+    arrays = [part.data, reduce.points(catalog, part.data, near)]
     block = reduce.reduce_maps(kernel, near, arrays, sums.add)
     return reduce.apply(finalise, block=block, source=source), spec, "number density"
 

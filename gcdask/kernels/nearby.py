@@ -1,0 +1,181 @@
+"""Sums of W(d) = (softening + d)**-alpha over the points around each place, windowed to a radius.
+
+This is where the time of a density map goes. W is written as a polynomial, so that places go
+through one loop without branches or tables, which the compiler turns into vectors. It may not
+reorder anything (no fastmath), so that a place's sum is the same in bits whatever its block.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.polynomial import chebyshev
+
+from gcdask.kernels.bsplines import fma
+
+ERROR = 1e-6  # of W
+_LANES = 16  # places summed at once: whole vectors, without a scalar rest (8 are not vectorised)
+_DEGREES = (6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128)  # few, because each is compiled
+_HORNER = 16  # highest degree at which powers lose no digits that matter
+
+# Rise from 0 to 1 on [0, 1] with six vanishing derivatives at both ends: t**7 times this of t
+_RISE = (924.0, -6006.0, 16380.0, -24024.0, 20020.0, -9009.0, 1716.0)
+
+
+def rise(t: np.ndarray) -> np.ndarray:
+    """Smooth step: 0 up to t = 0, 1 from t = 1 on; 1 - rise(d / r) is the window of radius r."""
+    t = np.clip(t, 0, 1)
+    return np.asarray(t**7 * np.polyval(_RISE, t))
+
+
+@lru_cache(maxsize=32)
+def _root(alpha: float, softening: float, longest: float) -> tuple[tuple[float, ...], ...]:
+    """Find W**(1/4) up to d = ``longest`` as a polynomial of z = (D - m) / (D + m), D = s + d.
+
+    With m the geometric mean of the least and largest D, the function converges fast however far
+    these are apart, and its fourth root does so with a small *relative* error.
+
+    Returns
+    -------
+    coefficients : tuple of float
+        Highest first, of powers up to degree 16, else of Chebyshev polynomials, both of z
+        divided by its largest value.
+    variable : (float, float, float)
+        ``a, b, c`` that give this as ``a - b / (d + c)``.
+    """
+    ratio = 1 + max(longest / softening, 1e-6)
+    end, middle = (math.sqrt(ratio) - 1) / (math.sqrt(ratio) + 1), softening * math.sqrt(ratio)
+
+    def root(t: np.ndarray) -> np.ndarray:
+        return np.asarray((middle * (1 + end * t) / (1 - end * t)) ** (-alpha / 4))
+
+    t = np.linspace(-1, 1, 1001)
+    series: Any
+    for degree in _DEGREES:
+        series = chebyshev.chebinterpolate(root, degree)  # type: ignore[type-var]
+        if np.abs(chebyshev.chebval(t, series) / root(t) - 1).max() < ERROR / 4:
+            break
+    if degree <= _HORNER:
+        series = chebyshev.cheb2poly(series)
+    return tuple(series[::-1].tolist()), (1 / end, 2 * middle / end, softening + middle)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _series(c: Any, z: Any) -> Any:
+    """Evaluate what `_root` gives; the branch is taken when this is compiled."""
+    p = c[0]
+    if len(c) <= _HORNER + 1:
+        for n in range(1, len(c)):
+            p = fma(p, z, c[n])
+        return p
+    before = 0.0
+    for n in range(1, len(c) - 1):
+        p, before = fma(2 * z, p, c[n] - before), p
+    return fma(z, p, c[-1] - before)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _rise(v: Any) -> Any:
+    """Factors of rise(v) = s v**3 v**4 (v from 0 to 1): s and v**3."""
+    c6, c5, c4, c3, c2, c1, c0 = _RISE
+    v2 = v * v
+    s = fma(fma(fma(c6, v, c5), v, c4), v, c3)
+    s = fma(fma(fma(s, v, c2), v, c1), v, c0)
+    return s, v2 * v
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum(
+    out: Any, x: Any, y: Any, w: Any, ys: Any, xs: Any, step: Any, hole: Any, c: Any, variable: Any
+) -> None:
+    """Add to ``out``; lengths are in units of the radius.
+
+    ``xs`` has `_LANES` columns more, ``hole`` is a tuple of the inverse of one radius or of none.
+    The window at d is the rise of what is left to the radius, v = 1 - d.
+    """
+    ny, nx = out.shape
+    line = np.zeros(xs.size)
+    z0, z1, z2 = variable
+    columns = 1 / step
+    first = 0
+    for i in range(ny):
+        line[:nx] = out[i]
+        while first < y.size and y[first] < ys[i] - 1:
+            first += 1
+        for k in range(first, y.size):
+            dy, xk, wk = y[k] - ys[i], x[k], w[k]
+            if dy > 1:
+                break
+            dy2 = dy * dy
+            half = math.sqrt(max(1 - dy2, 0.0))
+            # rounding may cost a place within 1e-9 of the radius, where the window is below 1e-59
+            start = max(math.ceil((xk - half - xs[0]) * columns), 0)
+            stop = min(math.floor((xk + half - xs[0]) * columns) + 1, nx)
+            for j in range(start, stop, _LANES):
+                sums, places = line[j : j + _LANES], xs[j : j + _LANES]
+                for n in range(_LANES):
+                    dx = places[n] - xk
+                    d = math.sqrt(fma(dx, dx, dy2))
+                    v = 1 - d
+                    v = v if v > 0 else 0.0
+                    root = _series(c, z0 - z1 / (d + z2))
+                    s, v3 = _rise(v)
+                    if len(hole):
+                        u = 1 - d * hole[0]
+                        u = u if u > 0 else 0.0
+                        t, u3 = _rise(u)
+                        u2, v2 = u * u, v * v
+                        window = s * v3 * (v2 * v2) - t * u3 * (u2 * u2)
+                        root *= root
+                    else:
+                        window = s * v3
+                        root *= v
+                        root *= root
+                    sums[n] = fma(wk, root * root * window, sums[n])
+        out[i] = line[:nx]
+
+
+def add_sums(
+    out: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    *,
+    kernel: tuple[float, float, float],
+    radius: float,
+    hole: float | None = None,
+) -> None:
+    """Add sum_i w_i W(d_i) window(d_i) at rows ``ys`` and columns ``xs`` to ``out``.
+
+    Parameters
+    ----------
+    out : ndarray of float64, ``(ys.size, xs.size)``
+    x, y, w : ndarray of float64
+        Points sorted by y; sums are taken in their order. Those out of reach cost nothing.
+    ys, xs : ndarray of float64
+        Ascending; columns are equally spaced.
+    kernel : (float, float, float)
+        alpha; the softening in the units of x and y; what W is to be multiplied by.
+    radius : float
+        The window is 1 - rise(d / radius),
+    hole : float, optional
+        minus 1 - rise(d / hole).
+    """
+    if not out.size:
+        return
+    rows = slice(*np.searchsorted(y, [ys[0] - radius - 1, ys[-1] + radius + 1]))
+    reach = (x[rows] > xs[0] - radius - 1) & (x[rows] < xs[-1] + radius + 1)
+    step = float(xs[1] - xs[0]) if xs.size > 1 else 1.0
+    padded = np.concatenate([xs, xs[-1] + step * np.arange(1, _LANES + 1)])
+    alpha, softening, factor = kernel
+    c, variable = _root(alpha, softening / radius, 1.0)
+    c = tuple((factor * radius**-alpha) ** 0.25 * a for a in c)
+    holes = () if hole is None else (radius / hole,)
+    x, y, w = x[rows][reach] / radius, y[rows][reach] / radius, np.array(w[rows][reach], float)
+    _sum(out, x, y, w, ys / radius, padded / radius, step / radius, holes, c, variable)
