@@ -23,11 +23,21 @@ from gcdask.sections import Cluster
 
 MEMORY = "4GiB"  # of each worker
 TILE = 4096
+WRITTEN = {
+    "peaks": "work/peaks",
+    "rows": "work/rows",
+    "maps": "maps.zarr",
+    "catalogue": "catalog.parquet",
+}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds and bytes of one field; ``stages`` are the runner's, ``building`` those of graphs."""
+    """Seconds and bytes of one field.
+
+    ``stages`` are the runner's, ``building`` is the time of graphs and submits, ``written`` are the
+    bytes of what is on disk at the end.
+    """
 
     pixels: int
     wall: float
@@ -35,6 +45,8 @@ class Measured:
     peak: int
     sources: int
     stages: dict[str, float]
+    written: dict[str, int]
+    tiles: int
 
 
 def config(tile: int = TILE, **sections: Any) -> Config:
@@ -73,6 +85,7 @@ def measure(
     found = detection.detect_field("sky", job, settings, runner)
     middle = time.perf_counter()
     table = detection.catalogue_of(found, job.threshold)
+    dict(table.optimize().__dask_graph__())
     graph = time.perf_counter() - middle
     catalog.write(table, folder / "catalog.parquet", overwrite=True, grid=job.grid)
     wall = time.perf_counter() - start
@@ -81,8 +94,19 @@ def measure(
         peak = max(runner.client.run(peak_memory).values())
     rows = catalog.read_manifest(folder / "catalog.parquet")["rows"]
     return Measured(
-        int(np.prod(job.grid.shape)), wall, graph + sum(submitted), peak, rows, runner.timings
+        pixels=int(np.prod(job.grid.shape)),
+        wall=wall,
+        building=graph + sum(submitted),
+        peak=peak,
+        sources=rows,
+        stages=runner.timings,
+        written={name: _bytes(folder / path) for name, path in WRITTEN.items()},
+        tiles=len(found.parts) - 1,
     )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
 def _timed_submits(client: Any) -> list[float]:

@@ -17,6 +17,7 @@ from common import Result, ratio, seconds
 from gcdask import mosaic
 from gcdask.mosaic.ingestion import create_mosaic, finish_mosaic
 from gcdask.pipeline.runner import Runner
+from gcdask.tiles import read_sum, tile_grid
 
 SIDE = 3 * field.TILE  # nine tiles
 ROUNDS = 5
@@ -77,6 +78,13 @@ def interleaved(functions: dict[str, Callable[[], None]], rounds: int) -> dict[s
     return spent
 
 
+def _reading(sources: mosaic.Sources) -> float:
+    """Nanoseconds to read a pixel of a band once, by windows of tiles with their halo."""
+    tiles = tile_grid(sources.grid.shape, field.TILE, 100)
+    spent = seconds(lambda: [read_sum(sources.sci, t) for t in tiles])
+    return spent / SIDE**2 * 1e9
+
+
 def overhead() -> Result:
     """One worker of one thread against a bare loop in one process."""
     with (
@@ -88,6 +96,7 @@ def overhead() -> Result:
         spent = interleaved(
             {"this": lambda: roads.workers(client), "bare": lambda: roads.bare(pool, 1)}, ROUNDS
         )
+        reading = median(pool.apply(_reading, (roads.sources,)) for _ in range(3))
     over = ratio(spent["this"], spent["bare"])
     return Result(
         name="overhead",
@@ -101,7 +110,7 @@ def overhead() -> Result:
         accuracy=f"sources found {sorted(roads.rows['workers'] | roads.rows['bare'])}",
         passed=roads.same,
         peak=roads.peak,
-        details=dict(spent),
+        details={**spent, "read_ns": reading},
     )
 
 
