@@ -11,3 +11,9 @@ class InputError(GcdaskError, ValueError):
     """Bad input: what was wrong, the value received, and what to do (exit code 2)."""
 
     exit_code = 2
+
+
+class LockError(GcdaskError):
+    """Another run is at work in the output folder (exit code 4)."""
+
+    exit_code = 4

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from astropy.io import fits
 
 from gcdask import catalog, cli, cluster, mosaic
 from gcdask.grid import Grid
-from gcdask.pipeline import detection, store
+from gcdask.pipeline import detection, lock, store
 
 CENTER = (342.18, -44.53)
 N = 330  # px: four tiles of 256 px, 9.9 arcsec
@@ -174,6 +175,16 @@ def refused(tiny, finished, changes, *words, arguments=()):
     here = snapshot(tiny.folder)
     assert one_line(tiny.run(changes, "--dry-run", *arguments, out=None)) == line
     assert {p for p, *_ in snapshot(tiny.folder)} == {p for p, *_ in here}
+
+
+def test_a_folder_at_work_is_left_alone(tiny, finished):
+    """Exit code 4 before anything is read, and nothing changes."""
+    with lock.hold(finished):
+        before = snapshot(finished)
+        done = tiny.run({}, "--force", out=finished)
+        one_line(done, finished, "in use by process", os.getpid(), "wait", code=4)
+        assert not done.began
+        assert snapshot(finished) == before
 
 
 # -- what works --------------------------------------------------------------------------------

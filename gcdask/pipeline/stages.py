@@ -23,7 +23,7 @@ from gcdask._version import __version__
 from gcdask.config import Config
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.pipeline import detection, figures, results, science, store
+from gcdask.pipeline import detection, figures, lock, results, science, store
 from gcdask.pipeline.detection import FieldJob
 from gcdask.pipeline.inputs import Inputs, mosaic_options, open_inputs, rules_of
 from gcdask.pipeline.runner import Progress, Runner, silent
@@ -83,6 +83,8 @@ def run(
     ------
     InputError
         For anything wrong with the input, in one line; nothing valid is lost.
+    LockError
+        If another run is at work in ``out``.
     """
     given, out = Path(out), Path(out).absolute()  # workers may have another working directory
     inputs = open_inputs(config)
@@ -93,11 +95,15 @@ def run(
         "inputs": identity["inputs"],
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
     }
-    store.claim(given, identity["fingerprint"], record, config.local_paths(), force=force)
+    claim = given, identity["fingerprint"], record, config.local_paths()
+    store.prepare(given, identity["fingerprint"], config.local_paths(), force=force)
     runner = Runner(client, progress)
-    with runner.current():
-        runner.check_folder(out / store.RUN)
-        result = _run(config, inputs, jobs, out, runner)
+    with lock.hold(given) as gone:
+        record["took_over"] = gone
+        store.claim(*claim, force=force)
+        with runner.current():
+            runner.check_folder(out / store.RUN)
+            result = _run(config, inputs, jobs, out, runner)
     report = given / result.report.name if result.report else None
     return RunResult(given, result.results, report)
 
@@ -123,9 +129,10 @@ def _run(
 
 
 def check_folder(config: Config, out: str | Path, *, force: bool = False) -> None:
-    """Raise `InputError` if `run` would refuse the output folder; writes nothing."""
+    """Raise what `run` would if it refuses the output folder; writes nothing."""
     fingerprint = identify(config)["fingerprint"]
     store.check(Path(out), fingerprint, config.local_paths(), force=force)
+    lock.check(Path(out))
 
 
 # -- sources -------------------------------------------------------------------------------------

@@ -129,6 +129,17 @@ def check(
     return owner is not None
 
 
+def prepare(
+    out: Path, fingerprint: str, inputs: Iterable[tuple[str, str]] = (), *, force: bool
+) -> None:
+    """Make the folder if there is none; raises `InputError` as `claim` would."""
+    check(out, fingerprint, inputs, force=force)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(out, error) from error
+
+
 def claim(
     out: Path,
     fingerprint: str,
@@ -146,7 +157,6 @@ def claim(
     """
     again = check(out, fingerprint, inputs, force=force)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if again and force:
             clear(out)
         # what is there is written again, file by file: it is valid when all of it is
