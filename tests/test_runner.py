@@ -75,6 +75,17 @@ def test_a_failing_task_fails_the_stage_and_leaves_no_others(client):
     assert Runner(client).map("good", square, [3], 0) == [9]
 
 
+def test_a_client_that_is_not_the_current_one(client):
+    """Every local cluster has a loop of its own."""
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster) as newer,
+    ):
+        assert newer.loop is not client.loop
+        for _ in range(20):
+            assert Runner(client).map("squares", square, range(8), 0) == [k * k for k in range(8)]
+
+
 def test_there_is_room_for_a_share_of_the_memory(client):
     limits = [w["memory_limit"] for w in client.scheduler_info(n_workers=-1)["workers"].values()]
     assert Runner(client).room == pytest.approx(module.KEEP * sum(limits))

@@ -19,6 +19,7 @@ from gcdask.detect.window import (
     chain_halo,
     peaks_in_window,
     settle_peaks,
+    signal_to_noise,
 )
 
 __all__ = [
@@ -37,4 +38,5 @@ __all__ = [
     "peaks_in_window",
     "purity",
     "settle_peaks",
+    "signal_to_noise",
 ]

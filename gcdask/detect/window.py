@@ -101,6 +101,7 @@ def peaks_in_window(
     sign: int = 1,
     near: float = NEAR_RADIUS,
     near_above: float = -math.inf,
+    ratio: np.ndarray | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Peaks in a tile's core: those decided in its window, and what `settle_peaks` needs.
 
@@ -128,6 +129,8 @@ def peaks_in_window(
         Radius (px, at most the halo) for the column ``near``.
     near_above : float
         Smaller values are not told there (-inf instead), which is faster.
+    ratio : array (y, x), optional
+        `signal_to_noise` of the window, if that is known already; only used ``in_sigma``.
 
     Returns
     -------
@@ -139,7 +142,10 @@ def peaks_in_window(
         (what decides the order) and ``undecided``: all undecided pixels of the core, and the
         accepted ones that may reject an undecided one here or in a neighbouring core.
     """
-    ratio = _over(detection, noise) if in_sigma else detection
+    if not in_sigma:
+        ratio = detection
+    elif ratio is None:
+        ratio = signal_to_noise(detection, noise)
     y, x, value, undecided = peaks.greedy(
         ratio if sign > 0 else -ratio, threshold, radius, ends=ends
     )
@@ -159,7 +165,7 @@ def peaks_in_window(
         "told": told,
     }
     rows = catalog.make_catalog(
-        window.x[x], window.y[y], window, peak=peak, snr=_over(peak, local), extra=extra
+        window.x[x], window.y[y], window, peak=peak, snr=signal_to_noise(peak, local), extra=extra
     )
     told = rows.pop("told").to_numpy(bool)
     accepted = rows[~rows["undecided"].to_numpy(bool)].drop(columns=_WORK)
@@ -224,7 +230,7 @@ def settle_peaks(pending: Sequence[pd.DataFrame], radius: float = 3) -> pd.DataF
     return found.sort_values("id", kind="stable", ignore_index=True)
 
 
-def _over(value: np.ndarray, noise: np.ndarray | float | None) -> np.ndarray:
+def signal_to_noise(value: np.ndarray, noise: np.ndarray | float | None) -> np.ndarray:
     """Value / noise as float32; NaN where the noise is not positive or not known."""
     if noise is None:
         return np.full(value.shape, np.nan, np.float32)

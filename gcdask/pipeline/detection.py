@@ -220,11 +220,7 @@ def search(
     )
     del image, filtered, level  # the window's arrays are what a worker needs its memory for
     noise = survey.noise(DETECTION, y, x)
-    peaks = {
-        name: _peaks(detection, noise, tile, job, sign)
-        for name, sign in (("positive", 1), ("negative", -1))
-    }
-    return detection, bits, peaks
+    return detection, bits, _peaks(detection, noise, tile, job)
 
 
 def is_done(row: dict[str, Any], tile: Tile, job: FieldJob) -> bool:
@@ -250,29 +246,34 @@ def _size(path: str) -> int | None:
 
 
 def _peaks(
-    detection: np.ndarray, noise: np.ndarray, tile: Tile, job: FieldJob, sign: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    detection: np.ndarray, noise: np.ndarray, tile: Tile, job: FieldJob
+) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """Peaks of the part of the window where the detection map is right: the filters need the rest.
 
     A wrong pixel farther out would count as decided, and what hangs on it too.
     """
     exact = with_halo(tile, job.grid.shape, job.peak_halo)
     part = exact.within(tile)
-    found, pending = detect.peaks_in_window(
-        detection[part],
-        noise[part],
-        job.threshold,
-        job.radius,
-        in_sigma=job.in_sigma,
-        tile=exact,
-        ends=real_ends(exact, job.grid.shape),
-        grid=job.grid,
-        sign=sign,
-        near_above=detect.RING * job.threshold,  # what `level_counts` can tell apart
-    )
-    for table in (found, pending):
-        table.attrs["units"] = {**table.attrs.get("units", {}), "peak": job.units}
-    return found, pending
+    detection, noise = detection[part], noise[part]
+    ratio = detect.signal_to_noise(detection, noise) if job.in_sigma else None
+    out = {}
+    for name, sign in (("positive", 1), ("negative", -1)):
+        out[name] = detect.peaks_in_window(
+            detection,
+            noise,
+            job.threshold,
+            job.radius,
+            in_sigma=job.in_sigma,
+            tile=exact,
+            ends=real_ends(exact, job.grid.shape),
+            grid=job.grid,
+            sign=sign,
+            near_above=detect.RING * job.threshold,  # what `level_counts` can tell apart
+            ratio=ratio,
+        )
+        for table in out[name]:
+            table.attrs["units"] = {**table.attrs.get("units", {}), "peak": job.units}
+    return out
 
 
 def _counts(found: pd.DataFrame, job: FieldJob) -> list[int]:

@@ -136,7 +136,8 @@ class Runner:
             return futures
 
         results: list[Any] = [None] * len(items)
-        running = as_completed(submit(IN_FLIGHT), with_results=True)
+        # the client's own loop: that of another client would miss what happens to its futures
+        running = as_completed(submit(IN_FLIGHT), loop=client.loop, with_results=True)
         try:
             for done, (future, value) in enumerate(running, 1):
                 results[where.pop(future)] = value

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from gcdask import detect
-from gcdask.cluster import THREADS
+from gcdask.cluster import THREADS, keep_freed_memory
 from gcdask.config import Config
 from gcdask.pipeline import detection
 from gcdask.survey import combine, survey_window
@@ -28,6 +28,7 @@ def _start() -> None:
     import zarr
 
     cv2.setNumThreads(1)
+    keep_freed_memory()
     zarr.config.set({"threading.max_workers": 1})
 
 

@@ -82,12 +82,13 @@ def measure(
     submitted = _timed_submits(runner.client) if runner.client is not None else []
     start = time.perf_counter()
     job = job_of(settings, sources, folder)
-    found = detection.detect_field("sky", job, settings, runner)
-    middle = time.perf_counter()
-    table = detection.catalogue_of(found, job.threshold)
-    dict(table.optimize().__dask_graph__())
-    graph = time.perf_counter() - middle
-    catalog.write(table, folder / "catalog.parquet", overwrite=True, grid=job.grid)
+    with runner.current():
+        found = detection.detect_field("sky", job, settings, runner)
+        middle = time.perf_counter()
+        table = detection.catalogue_of(found, job.threshold)
+        dict(table.optimize().__dask_graph__())
+        graph = time.perf_counter() - middle
+        catalog.write(table, folder / "catalog.parquet", overwrite=True, grid=job.grid)
     wall = time.perf_counter() - start
     peak = peak_memory()
     if runner.client is not None:
