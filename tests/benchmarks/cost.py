@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TILE, HALO, IN_FLIGHT = 4096, 102, 1024
+TILE, HALO = 4096, 102
 NIGHT = 10  # h
 COMPRESSED = 0.83  # size of noisy float32 pixels after lz4 with bit shuffle
 CELL, PER_CELL = 32, 21  # px of a footprint cell; bytes of one in the client while it is combined
@@ -83,8 +83,8 @@ def core_seconds(field: Field, rates: Rates) -> float:
 def table(rates: Rates) -> str:
     """One row for each survey."""
     lines = [
-        "| survey | pixels x bands | tiles | core-hours | workers for one night | read | network "
-        "a worker | written | with detection map | client |",
+        "| survey | pixels x bands | tiles | core-hours | workers for one night | read | a worker "
+        "reads | written | detection map | client |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     wider = ((TILE + 2 * HALO) / TILE) ** 2
@@ -100,7 +100,7 @@ def table(rates: Rates) -> str:
         lines.append(
             f"| {f.name} | {f.pixels:.2g} x {f.bands} | {tiles:,.0f} | {_short(hours)} | "
             f"{workers:,.0f} | {_bytes(read)} | {_bytes(network)}/s | {_bytes(written)} | "
-            f"+ {_bytes(maps)} | {_bytes(client)} |"
+            f"{_bytes(maps)} | {_bytes(client)} |"
         )
     return "\n".join(lines)
 
