@@ -481,9 +481,7 @@ class Mass(Section):
 class Output(Section):
     """What is written beside catalogues, zarr maps and results."""
 
-    detection: Switch = option(
-        True, "the detection map, 4 bytes a pixel (mask and noise are always kept)"
-    )
+    detection: Switch = option(True, "the detection map, 4 bytes a pixel")
     fits: Switch = option(True, "FITS of the maps")
     figures: Switch = option(True, "figures (PNG)")
     report: Switch = option(True, "the HTML report (needs figures)")
@@ -497,7 +495,5 @@ class Cluster(Section):
     memory: Annotated[str, BeforeValidator(_memory, json_schema_input_type=str)] = option(
         "auto", "memory limit of each worker: auto, or a size like 4GiB"
     )
-    scheduler: Text | None = option(
-        None, "address of a running scheduler (tcp://host:8786); null = own workers"
-    )
+    scheduler: Text | None = option(None, "address of a running scheduler; null = own workers")
     dashboard: Switch = option(False, "open Dask's dashboard on a free port")

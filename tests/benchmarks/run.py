@@ -66,7 +66,7 @@ def main() -> int:
         )
         failed |= done.returncode != 0
         if done.returncode != 0:
-            print(f"{name}: stopped with exit code {done.returncode}", flush=True)
+            print(f"{name}: stopped with exit code {done.returncode}", file=sys.stderr, flush=True)
         for line in done.stdout.splitlines():
             if line.startswith("{"):
                 result = Result(**json.loads(line))
