@@ -6,6 +6,7 @@ x, then weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,8 @@ from gcdask.catalog.where import EVERYWHERE, chunk_edges, part_boxes, parts_near
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.tiles import Chunks
+
+Box = tuple[float, float, float, float]
 
 SLACK = 1e-6  # px by which `near_points` gives more than was asked, so that rounding loses none
 
@@ -113,27 +116,49 @@ def near_points(
     boxes = part_boxes(positions(catalog, grid, weights), grid)
     if boxes is None:
         parts, boxes = gathered(parts, join_points), np.array([EVERYWHERE])
+    cut = partial(cut_points, rows=2 if weights is None else 3)
+    return by_chunk(parts, boxes, grid, chunks, reach + SLACK, cut)
+
+
+def by_chunk(
+    parts: da.Array,
+    boxes: np.ndarray,
+    grid: Grid,
+    chunks: Chunks,
+    reach: float,
+    cut: Callable[[list[np.ndarray], Box], Any],
+) -> da.Array:
+    """``cut(points of the parts near a chunk, the chunk's box)`` of each chunk: an object array.
+
+    ``parts`` has one element for each row of ``boxes``; boxes (y_lo, y_hi, x_lo, x_hi) of chunks
+    are grown by ``reach`` px.
+    """
     edges = chunk_edges(grid, chunks)
     near = parts_near(boxes, edges, reach)
-    (y0, y1), (x0, x1) = (
-        ((e[:-1] - reach - SLACK).tolist(), (e[1:] + reach + SLACK).tolist()) for e in edges
-    )
-    rows = 2 if weights is None else 3
-    name = f"near-points-{tokenize(parts.name, edges, reach, boxes)}"
+    (y0, y1), (x0, x1) = (((e[:-1] - reach).tolist(), (e[1:] + reach).tolist()) for e in edges)
+    name = f"near-points-{tokenize(parts.name, edges, reach, boxes, cut)}"
     layer = {
-        (name, i, j): (_cut, keys_of(parts, near[i, j]), y0[i], y1[i], x0[j], x1[j], rows)
+        (name, i, j): (_cut, keys_of(parts, near[i, j]), (y0[i], y1[i], x0[j], x1[j]), cut)
         for i, j in np.ndindex(near.shape)
     }
     return hand_made(name, layer, [parts], near.shape)
 
 
-def _cut(
-    parts: list[np.ndarray], y0: float, y1: float, x0: float, x1: float, rows: int
-) -> np.ndarray:
-    """Points with y0 <= y <= y1, x0 <= x <= x1 of sorted parts, boxed."""
-    cut = [np.empty((rows, 0))]
-    for points in (part.item() for part in parts):
-        lo, hi = np.searchsorted(points[1], y0, "left"), np.searchsorted(points[1], y1, "right")
-        some = points[:, lo:hi]
-        cut.append(some[:, (some[0] >= x0) & (some[0] <= x1)])
-    return boxed(join_points(cut), 2)
+def _cut(parts: list[np.ndarray], box: Box, cut: Callable[[list[np.ndarray], Box], Any]) -> Any:
+    return boxed(cut([part.item() for part in parts], box), 2)
+
+
+def cut_points(parts: list[np.ndarray], box: Box, rows: int) -> np.ndarray:
+    """Points of sorted arrays that lie in a box, sorted; ``rows`` of them, weights of 1 added."""
+    y_lo, y_hi, x_lo, x_hi = box
+    found = [np.empty((rows, 0))]
+    for points in parts:
+        # NaNs are last, beyond what is found
+        low, high = (
+            np.searchsorted(points[1], y_lo, "left"),
+            np.searchsorted(points[1], y_hi, "right"),
+        )
+        some = points[:, low:high]
+        some = some[:, (some[0] >= x_lo) & (some[0] <= x_hi)]
+        found.append(np.pad(some, ((0, rows - len(some)), (0, 0)), constant_values=1))
+    return join_points(found)

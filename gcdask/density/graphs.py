@@ -6,7 +6,7 @@ object array, whatever is one thing for each is an object array with one element
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from dask.base import tokenize
 from gcdask import reduce
 from gcdask.catalog import points as places
 from gcdask.catalog.parts import boxed, gathered, hand_made
-from gcdask.catalog.where import EVERYWHERE, chunk_edges, part_boxes, parts_near
+from gcdask.catalog.where import EVERYWHERE, chunk_edges, part_boxes
 from gcdask.density.kernelsum import HALF, Extent, KernelSum, Layout, Share, box_of, reach
 from gcdask.density.points import Points, cut
 from gcdask.errors import InputError
@@ -144,20 +144,7 @@ class Sources:
 
         A chunk reads only the parts that it can touch.
         """
-        edges = chunk_edges(grid, chunks)
-        near = parts_near(self.boxes, edges, distance + SLACK)
-        wide = [(e[:-1] - distance - SLACK, e[1:] + distance + SLACK) for e in edges]
-        (y_lo, y_hi), (x_lo, x_hi) = ((lo.tolist(), hi.tolist()) for lo, hi in wide)
-        name = f"near-{tokenize(self.parts.name, self.boxes, edges, distance)}"
-        layer = {
-            (name, i, j): (
-                _near,
-                [(self.parts.name, k) for k in near[i, j]],
-                (y_lo[i], y_hi[i], x_lo[j], x_hi[j]),
-            )
-            for i, j in np.ndindex(near.shape)
-        }
-        return hand_made(name, layer, [self.parts], near.shape)
+        return places.by_chunk(self.parts, self.boxes, grid, chunks, distance + SLACK, cut)
 
     def kernel_sum(
         self, grid: Grid, chunks: Chunks, *, alpha: float, softening: float, r_c: float | None
@@ -174,10 +161,6 @@ class Sources:
         shares = per_element(Layout.share, layout, self.parts)
         total = once(KernelSum.of, layout, reduce.tree(shares, merges[1]))
         return total, self.near(grid, chunks, reach(grid, self.boxes, r_c))
-
-
-def _near(parts: Sequence[np.ndarray], box: tuple[float, float, float, float]) -> np.ndarray:
-    return boxed(cut([part.item() for part in parts], box), 2)
 
 
 # -- the normalisation ---------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 
 from gcdask.density.points import Points
 from gcdask.grid import Grid
+from gcdask.kernels import sums
 from gcdask.kernels.noise import interpolate_cells
 from gcdask.kernels.smoothing import smooth_ratio
 from gcdask.masks import Flag
@@ -36,17 +37,16 @@ class Cells:
         good = mask == 0
         if redrawn:
             good |= inpaintable(mask)
-        area = good.astype(np.int64)
         _, *element = points.inside(ys, xs, step)
-        index, shape = [], []
+        index, shape, cells = [], [], []
         for axis, coordinate in ((0, ys), (1, xs)):
             k = (coordinate // step).astype(int) // cell
-            area = np.add.reduceat(area, np.flatnonzero(np.diff(k, prepend=k[0] - 1)), axis=axis)
+            cells.append(k - k[0])
             index.append(k[element[axis]] - k[0])
             shape.append(int(k[-1] - k[0]) + 1)
         number = np.bincount(index[0] * shape[1] + index[1], minlength=shape[0] * shape[1])
         first = tuple(int(a[0] // step) // cell for a in (ys, xs))
-        return cls((first[0], first[1]), area, number.reshape(shape))
+        return cls((first[0], first[1]), sums.count_cells(good, *cells), number.reshape(shape))
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gcdask.catalog.points import join_points
-
-Box = tuple[float, float, float, float]
+from gcdask.catalog.points import Box, cut_points
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,6 @@ def with_weights(rows: np.ndarray) -> np.ndarray:
     return rows if len(rows) > 2 else np.concatenate([rows, np.ones((1, rows.shape[1]))])
 
 
-def cut(parts: Sequence[np.ndarray], box: Box) -> Points:
+def cut(parts: list[np.ndarray], box: Box) -> Points:
     """Points of sorted arrays that lie in a box (y_lo, y_hi, x_lo, x_hi)."""
-    y_lo, y_hi, x_lo, x_hi = box
-    found = [np.empty((3, 0))]
-    for rows in parts:
-        # NaNs are last, beyond what is found
-        low, high = np.searchsorted(rows[1], y_lo, "left"), np.searchsorted(rows[1], y_hi, "right")
-        some = rows[:, low:high]
-        found.append(with_weights(some[:, (some[0] >= x_lo) & (some[0] <= x_hi)]))
-    return Points.of(join_points(found))
+    return Points.of(cut_points(parts, box, rows=3))
