@@ -7,18 +7,22 @@ stand for it in fingerprints.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from gcdask import storage
 from gcdask.configio import (
     absolute,
     apply_override,
     expand_mosaic,
     fill_sections,
     is_local,
+    map_paths,
     mistake,
     one_line,
     parse_override,
@@ -120,22 +124,64 @@ class Config(Section):
         """Plain dict of every key, defaults included: for fingerprints and ``run.json``."""
         return self.model_dump(mode="json")
 
+    def deciding(self) -> dict[str, Any]:
+        """What decides the results, for fingerprints: without names of files, and without how.
+
+        What is in the files decides, wherever they are (see `gcdask.storage.state`).
+        """
+        plain = map_paths(self.canonical(), PATHS, lambda path: "")
+        del plain["cluster"], plain["tiles"]["retries"]
+        return plain
+
     def check_paths(self) -> None:
-        """Raise `InputError` naming the first key whose file does not exist (local ones only)."""
-        for key, path in self.local_paths():
+        """Raise `InputError` naming the first key whose file cannot be found, here or remote."""
+        self.check_urls()
+        for key, path in self.input_paths():
             file = path.rsplit("[", 1)[0] if path.endswith("]") else path  # x.fits[SCI]
-            if not Path(file).exists():
+            if storage.is_remote(path):
+                _check_remote(key, file)
+            elif not os.path.exists(file):
                 raise InputError(
                     f"{key}: {path} does not exist; correct it in the configuration, "
                     f"or give --set {key}=PATH"
                 )
 
-    def local_paths(self) -> list[tuple[str, str]]:
-        """Every ``(key, path)`` of the configuration that is a local file."""
+    def check_urls(self) -> None:
+        """Raise `InputError` for URLs with credentials in them, or of stores that are not known."""
+        from gcdask.mosaic.source import address  # slow to import, and seldom needed
+
+        for key, path in self.input_paths():
+            if storage.is_remote(path):
+                try:
+                    address(path)
+                except InputError as error:
+                    raise InputError(f"{key}: {error}") from None
+
+    def input_paths(self) -> list[tuple[str, str]]:
+        """Every ``(key, path)`` of the configuration that is an input: local files and URLs."""
         found: list[tuple[str, str]] = []
         for pattern in PATHS:
             found.extend(_values(self.canonical(), pattern.split(".")))
-        return [(key, path) for key, path in found if is_local(path)]
+        return [(key, path) for key, path in found if not path.startswith("builtin:")]
+
+    def local_paths(self) -> list[tuple[str, str]]:
+        """Every ``(key, path)`` of the configuration that is a local file."""
+        return [(key, path) for key, path in self.input_paths() if is_local(path)]
+
+
+def _check_remote(key: str, path: str) -> None:
+    """Ask a store for a file or folder; a web server, which has no folders, for what is in one."""
+    from gcdask.mosaic.ranges import remote_info  # slow to import, and seldom needed
+
+    web, inside = storage.protocol(path) in ("http", "https"), ("zarr.json", "_manifest.json")
+    try:
+        for name in (None, *inside) if web else (None,):
+            with suppress(FileNotFoundError):
+                remote_info(path if name is None else storage.join(path, name), missing=False)
+                return
+        raise InputError(f"{path} does not exist; check the address")
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 def _values(value: Any, pattern: list[str], key: str = "") -> Iterable[tuple[str, str]]:
@@ -187,9 +233,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         apply_override(raw, keys, absolute(nested, Path.cwd(), PATHS), text)
     raw = expand_mosaic(fill_sections(raw, Config), PATHS)
     try:
-        return Config.model_validate(raw)
+        found = Config.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{path}: {one_line(error, Config)}") from None
+    found.check_urls()
+    return found
 
 
 def schema() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +12,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
 
+from gcdask import storage
 from gcdask.errors import InputError
+
+# Far beyond any configuration: what a reader of hostile ones must not exceed.
+MAX_BYTES = 1 << 18
+MAX_DEPTH = 30
+MAX_VALUES = 20_000
 
 _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 
@@ -50,7 +56,12 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 def parse_yaml(text: str) -> Any:
     """Value of a YAML text; raises `InputError` with the line and what is wrong there."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _weigh(node, {})
+        return loader.construct_document(node)
     except InputError:
         raise
     except yaml.MarkedYAMLError as error:
@@ -61,24 +72,50 @@ def parse_yaml(text: str) -> Any:
             what = f"tag {tag} is not allowed; write plain values"
         else:
             what += "; correct the YAML there"
-        raise InputError(line + " ".join(what.split())) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        what = " ".join(str(error).split())[:120]
-        raise InputError(f"not YAML ({what}); correct the text") from None
+        raise InputError(one(line + what)) from None
+    except Exception as error:  # a tag on a value that it does not fit raises anything
+        raise InputError(f"not YAML ({one(str(error))[:120]}); correct the text") from None
+
+
+def _weigh(node: yaml.Node, known: dict[int, int], depth: int = 1) -> int:
+    """Values in a tree with its aliases written out; refuses one that would fill the memory."""
+    line = f"line {node.start_mark.line + 1}: "
+    if depth > MAX_DEPTH:
+        raise InputError(f"{line}more than {MAX_DEPTH} levels deep; take brackets away")
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise InputError(f"{line}an alias stands inside of what it names; write it out")
+        return known[id(node)]
+    known[id(node)] = -1
+    if isinstance(node, yaml.ScalarNode):
+        if not node.value.isascii() and re.search("[\ud800-\udfff]", node.value):
+            raise InputError(f"{line}half a character (a surrogate); write whole ones")
+        total = 1
+    else:
+        parts = [p for pair in node.value for p in (pair if isinstance(pair, tuple) else (pair,))]
+        total = 1 + sum(_weigh(part, known, depth + 1) for part in parts)
+    if total > MAX_VALUES:
+        raise InputError(f"{line}aliases of more than {MAX_VALUES} values; write fewer")
+    known[id(node)] = total
+    return total
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read the mapping in a YAML file; raise `InputError` where there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no configuration at {path}; give the path of a YAML file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text; give a YAML file") from None
     except OSError as error:
         raise InputError(
             f"cannot read {path} ({error.strerror}); give a readable YAML file"
         ) from None
+    except ValueError:  # of bytes, or of a name that no file can have
+        raise InputError(f"{path} is not text; give a YAML file") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 10} KiB; give a configuration")
     try:
         raw = parse_yaml(text)
     except InputError as error:
@@ -95,12 +132,16 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """Keys and value of ``KEY.SUBKEY=VALUE``."""
     name, sign, value = text.partition("=")
     keys = name.strip().split(".")
-    if not sign or not all(keys):
-        raise InputError(f"--set {text}: not KEY.SUBKEY=VALUE; as in --set density.alpha=1.8")
+    if not sign or not all(keys) or "://" in name:
+        raise InputError(f"--set {one(text)}: not KEY.SUBKEY=VALUE; as in --set density.alpha=1.8")
+    if len(keys) > MAX_DEPTH:
+        raise InputError(
+            f"--set {one(name)[:60]}...: more than {MAX_DEPTH} keys; there is no such key"
+        )
     try:
         return keys, parse_yaml(value)
     except InputError as error:
-        raise InputError(f"--set {name}: {error}") from None
+        raise InputError(f"--set {one(name)}: {error}") from None
 
 
 def apply_override(raw: dict[str, Any], keys: list[str], nested: Any, text: str) -> None:
@@ -113,7 +154,7 @@ def apply_override(raw: dict[str, Any], keys: list[str], nested: Any, text: str)
         if not isinstance(raw[key], dict):
             where = ".".join(keys[: i + 1])
             raise InputError(
-                f"--set {text}: {where} is {show(raw[key])}, not a section; set {where} itself"
+                f"--set {one(text)}: {where} is {show(raw[key])}, not a section; set {where} itself"
             )
         raw = raw[key]
     raw[last] = nested[last]
@@ -121,7 +162,7 @@ def apply_override(raw: dict[str, Any], keys: list[str], nested: Any, text: str)
 
 def is_local(path: str) -> bool:
     """Whether ``path`` is a local file: no URL, nothing that ships with the package."""
-    return "://" not in path and not path.startswith("builtin:")
+    return not storage.is_remote(path) and not path.startswith("builtin:")
 
 
 def absolute(raw: Any, folder: Path, paths: Iterable[str]) -> Any:
@@ -130,9 +171,13 @@ def absolute(raw: Any, folder: Path, paths: Iterable[str]) -> Any:
     def resolve(text: str) -> str:
         if not text or not is_local(text) or text.startswith("{mosaic}"):
             return text
-        return str(_normal(folder / Path(text).expanduser()))
+        text = re.sub(r"^(file|local)://", "", text)
+        try:
+            return str(_normal(folder / Path(text).expanduser()))
+        except RuntimeError:  # ~nobody
+            raise InputError(f"{text} is in the home of an unknown user; write it out") from None
 
-    return _map_paths(raw, [p.split(".") for p in paths], resolve)
+    return map_paths(raw, paths, resolve)
 
 
 def expand_mosaic(raw: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
@@ -148,10 +193,15 @@ def expand_mosaic(raw: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
         stem = re.sub(r"\.(zarr|fits|fits\.gz|fits\.fz)/?$", "", path)
         return stem + text.removeprefix("{mosaic}")
 
-    return _map_paths(raw, [p.split(".") for p in paths], resolve)
+    return map_paths(raw, paths, resolve)
 
 
-def _map_paths(value: Any, patterns: list[list[str]], change: Any) -> Any:
+def map_paths(raw: Any, paths: Iterable[str], change: Callable[[str], str]) -> Any:
+    """Copy of a tree of plain values in which the texts at the keys ``paths`` are changed."""
+    return _map_paths(raw, [p.split(".") for p in paths], change)
+
+
+def _map_paths(value: Any, patterns: list[list[str]], change: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value) if [] in patterns else value
     if not patterns or not isinstance(value, dict | list):
@@ -191,11 +241,20 @@ def mistake(message: str, key: str = "") -> PydanticCustomError:
     return PydanticCustomError("mistake", "{message}", {"message": message, "key": key})
 
 
+def one(text: str) -> str:
+    """A text on one line, without secrets, and without characters that a terminal would obey."""
+    text = storage.redact(text)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def show(value: Any) -> str:
     """Write a value as in YAML, on one line of at most 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = " ".join(repr(value).split())
+    try:
+        text = one(repr(value))
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        text = "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -207,7 +266,7 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     more = sum(not any(p.startswith(path + "[") for p in paths) for path in paths) - 1
     if more > 0:
         text += f" (and {more} more mistake{'s' if more > 1 else ''})"
-    return text
+    return one(text)
 
 
 def _describe(error: dict[str, Any], model: type[BaseModel]) -> str:

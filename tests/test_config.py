@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gcdask import config
+from gcdask import config, storage
 from gcdask.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -174,12 +174,15 @@ def test_mistakes_in_overrides(refused, override, words):
 
 
 def test_missing_files_are_named_with_their_key(load, tmp_path):
-    c = load("mask: {regions: [a.reg, b.reg]}\nlens: {path: http://there/x.par}")
+    c = load("mask: {regions: [a.reg, b.reg]}\nlens: {path: memory://there/x.par}")
     (tmp_path / "field.zarr").mkdir()
     (tmp_path / "a.reg").write_text("")
     with pytest.raises(InputError, match=r"^mask\.regions\[1\]: .*b\.reg does not exist; .*--set"):
         c.check_paths()
     (tmp_path / "b.reg").write_text("")
+    with pytest.raises(InputError, match=r"^lens\.path: memory://there/x\.par does not exist"):
+        c.check_paths()
+    storage.write_bytes("memory://there/x.par", b"fini")
     c.check_paths()
 
 
@@ -330,7 +333,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 
 def test_recursive_yaml_ends(refused):
-    assert "unknown key" in refused("loop: &loop [*loop]")
+    assert "an alias stands inside of what it names" in refused("loop: &loop [*loop]")
 
 
 # -- the shipped files and the schema ---------------------------------------------------------
