@@ -1,5 +1,6 @@
 """A client is what the configuration says, starts and ends quietly, or tells why it cannot."""
 
+import importlib.util
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import dask
 import pytest
 
 from gcdask import cluster
+from gcdask.cluster import remote
 from gcdask.errors import InputError
 from gcdask.sections import Cluster
 
@@ -102,7 +104,7 @@ def test_workers_given_override_the_configuration():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 1)
 
 
 @pytest.mark.parametrize(
@@ -155,15 +157,53 @@ def test_running_scheduler_is_used_and_left_running(caplog):
 def test_contradictions():
     with pytest.raises(InputError, match=r"workers 2 and scheduler x:1 .*one of them"):
         cluster.client(Cluster(), workers=2, scheduler="x:1").__enter__()
+    with pytest.raises(InputError, match=r"scheduler x:1 and scheduler file f .*one of them"):
+        cluster.client(Cluster(), scheduler="x:1", scheduler_file="f").__enter__()
     with pytest.raises(InputError, match="workers = -1 is negative"):
         cluster.client(Cluster(), workers=-1).__enter__()
 
 
+@pytest.mark.cluster
+def test_workers_come_and_go_with_the_work():
+    settings = Cluster(adaptive={"minimum": 0, "maximum": 2})
+    with cluster.client(settings) as client:
+
+        def there():
+            return len(client.scheduler_info(n_workers=-1)["workers"])
+
+        assert there() == 0
+        futures = client.map(time.sleep, [0.3 + k / 1000 for k in range(40)])
+        _until(lambda: there() == 2)
+        client.gather(futures)
+        del futures
+        _until(lambda: there() == 0)
+        assert client.submit(_environment, 0).result()[1:] == (1, "1")  # and come again
+
+
+def _until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_the_number_given_takes_the_place_of_adaptive_scaling():
+    settings = Cluster(adaptive={"minimum": 0, "maximum": 2})
+    with cluster.client(settings, workers=1) as client:
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
+    with cluster.client(settings, workers=0) as client:
+        assert client is None
+
+
+def test_the_dashboards_address_is_printed(capsys):
+    pytest.importorskip("bokeh")
+    with cluster.client(Cluster(workers=1, dashboard=True)):
+        assert capsys.readouterr().out.startswith("Dask dashboard: http://127.0.0.1:")
+
+
 def test_dashboard_missing_is_no_error(monkeypatch, capsys):
-    real = cluster.importlib.util.find_spec
-    monkeypatch.setattr(
-        cluster.importlib.util, "find_spec", lambda n: None if n == "bokeh" else real(n)
-    )
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "bokeh" else real(n))
     with cluster.client(Cluster(workers=1, dashboard=True)) as client:
         assert client.submit(sum, [1, 2]).result() == 3
     assert "dashboard" not in capsys.readouterr().out
