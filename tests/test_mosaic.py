@@ -226,7 +226,7 @@ def test_addresses_work_like_paths(tmp_path):
     np.testing.assert_array_equal(open_mosaic(out).sci[0], data)
     with pytest.raises(InputError, match="exists; give overwrite=True"):
         ingest(out, path, chunks=256)
-    with pytest.raises(InputError, match="cannot be opened"):
+    with pytest.raises(InputError, match="does not exist; check the path"):
         open_mosaic("file:///nowhere/a.fits")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 import dask.dataframe as dd
 import pandas as pd
 
+from gcdask import storage
 from gcdask.catalog.formats import (
+    TABLES,
     Plan,
     RawTable,
     catalog_units,
     of_object,
     open_table,
     plan,
-    write_table,
 )
-from gcdask.catalog.parquet import filesystem, read_dataset, write_dataset
+from gcdask.catalog.parquet import MANIFEST, filesystem, read_dataset, write_dataset
 from gcdask.catalog.schema import as_dask
+from gcdask.catalog.writing import write_table
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 
@@ -82,8 +85,7 @@ def read(
             raise InputError(f"no built-in catalogue {path!s}; there is {FAISST2022}")
         columns = {"name": "ID"} | dict(columns or {})
         path = Path(__file__).parents[1] / "data" / "faisst2022_table1.csv"
-    fs, root = filesystem(path)
-    if fs.isdir(root):
+    if _is_folder(path):
         return read_dataset(path)
     return _from_raw(open_table(path, hdu=hdu, block=block), str(path), columns, grid, block)
 
@@ -121,7 +123,7 @@ def write(
     ----------
     catalog : dask or pandas DataFrame
     path : path or URL
-        With suffix .fits, .ecsv or .csv: one local file. Any other path, also one that ends in
+        With suffix .fits, .ecsv or .csv: one file. Any other path, also one that ends in
         .parquet, becomes a folder with one Parquet part per partition and a manifest written
         last, so that a killed write leaves what was there.
     overwrite : bool
@@ -142,25 +144,33 @@ def write(
     InputError
         If the path exists, holds something else, or cannot be written.
     """
-    target = Path(str(path))
-    if target.suffix.lower() not in FILES[: None if single_file else -1]:
+    if Path(str(path)).suffix.lower() not in FILES[: None if single_file else -1]:
         if single_file:
             raise InputError(f"{path} is no file that can be written; use {', '.join(FILES)}")
         write_dataset(catalog, path, overwrite=overwrite, grid=grid)
         return str(path)
-    _check_target(target, overwrite)
+    _check_target(path, overwrite)
     frame = as_dask(catalog).compute()
-    write_table(frame.reset_index(drop=True), target, grid)
+    write_table(frame.reset_index(drop=True), path, grid)
     return str(path)
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; give the name of a file")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target} exists; use overwrite=True or another path")
-    if not target.parent.is_dir():
-        raise InputError(f"folder {target.parent} does not exist; create it first")
+def _is_folder(path: Any) -> bool:
+    fs, root = filesystem(path)
+    with storage.told(path):
+        if storage.protocol(path) not in ("http", "https"):
+            return bool(fs.isdir(root))
+        plain = re.search(TABLES, str(path).lower())
+        return not plain and storage.exists(storage.join(path, MANIFEST))
+
+
+def _check_target(path: Any, overwrite: bool) -> None:
+    if _is_folder(path):
+        raise InputError(f"{path} is a folder; give the name of a file")
+    if storage.exists(path) and not overwrite:
+        raise InputError(f"{path} exists; use overwrite=True or another path")
+    if not storage.is_remote(path) and not Path(path).parent.is_dir():
+        raise InputError(f"folder {Path(path).parent} does not exist; create it first")
 
 
 def _from_raw(
@@ -180,7 +190,8 @@ def _from_raw(
         try:
             frame = rows(table.rows[0])
         except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+            text = str(error)
+            raise InputError(text if name in text else f"{name}: {text}") from error
         if not len(frame):
             raise InputError(
                 f"none of the {len(table)} rows of {name} has finite coordinates; "

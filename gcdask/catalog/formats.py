@@ -1,18 +1,19 @@
-"""Catalogues of other programs: FITS, ECSV, CSV and Parquet tables to the schema, and back."""
+"""Catalogues of other programs: FITS, ECSV, CSV and Parquet tables to the schema."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import itertools
 import logging
-import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,12 +24,17 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
-from gcdask.catalog.parquet import arrow_schema, filesystem, from_arrow, to_arrow
-from gcdask.catalog.schema import SCHEMA, SourceFlag, pixel_positions, tile_id, units
+from gcdask import storage
+from gcdask.catalog.parquet import filesystem, from_arrow
+from gcdask.catalog.schema import SCHEMA, SourceFlag, pixel_positions, tile_id
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.mosaic.ranges import RangeFile, remote_info
 
 log = logging.getLogger(__name__)
+
+# Suffixes of tables.
+TABLES = r"\.(parquet|pq|fits?|fits?\.gz|fits?\.fz|ecsv|csv|csv\.gz)$"
 
 # Names of coordinates, lower case and without punctuation, most specific first.
 COORDINATES = [
@@ -70,26 +76,50 @@ class RawTable:
 # -- from a file to a RawTable ------------------------------------------------------------------
 def open_table(path: Any, *, hdu: int | str | None, block: int) -> RawTable:
     """Open a table by the suffix of its name; large FITS and Parquet tables by slices of rows."""
-    name = str(path).lower()
-    if not filesystem(path)[0].exists(filesystem(path)[1]):
+    found, (fs, root) = re.search(TABLES, str(path).lower()), filesystem(path)
+    if storage.is_remote(path):
+        remote_info(str(path))
+    elif not fs.exists(root):
         raise InputError(f"{path} does not exist; check the path of the catalogue")
+    if not found:
+        raise InputError(f"{path}: unknown kind of catalogue; use .parquet, .fits, .ecsv or .csv")
+    with _readable(path):
+        if found[1] in ("parquet", "pq"):
+            table = _open_parquet(path)
+        elif found[1] == "ecsv":
+            table = _in_memory(
+                QTable.read(_content(path).decode().splitlines(), format="ascii.ecsv")
+            )
+        elif found[1].startswith("csv"):
+            table = _open_csv(path)
+        else:
+            table = _open_fits(path, hdu, block)
+    return replace(table, load=partial(_load, path, table.load))
+
+
+def _load(path: Any, load: Callable[[int, int], pd.DataFrame], start: int, stop: int) -> Any:
+    with _readable(path):
+        return load(start, stop)
+
+
+@contextmanager
+def _readable(path: Any) -> Iterator[None]:
+    """Turn what readers say of a damaged file into one line."""
     try:
-        if name.endswith((".parquet", ".pq")):
-            return _open_parquet(path)
-        if re.search(r"\.(fits?|fits?\.gz|fits?\.fz)$", name):
-            with warnings.catch_warnings():  # astropy warns of truncation, we refuse it
-                warnings.simplefilter("ignore", AstropyUserWarning)
-                return _open_fits(Path(path), hdu, block)
-        if name.endswith(".ecsv"):
-            return _in_memory(QTable.read(path, format="ascii.ecsv"))
-        if name.endswith((".csv", ".csv.gz")):
-            return _open_csv(path)
-    except InputError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyUserWarning)  # truncation is refused
+            yield
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, TypeError, EOFError, KeyError, pa.ArrowException) as error:
-        what = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # astropy's, pandas', Arrow's
+        what = " ".join(storage.redact(str(error)).split())[:200] or type(error).__name__
         raise InputError(f"{path} cannot be read as a table ({what}); check the file") from error
-    raise InputError(f"{path}: unknown kind of catalogue; use .parquet, .fits, .ecsv or .csv")
+
+
+def _content(path: Any) -> bytes:
+    """Content of a file, unpacked if it is gzipped."""
+    data = storage.read_bytes(path)
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
 def _open_parquet(path: Any) -> RawTable:
@@ -99,7 +129,7 @@ def _open_parquet(path: Any) -> RawTable:
         schema, info = footer.schema_arrow, footer.metadata
     edges = np.cumsum([0, *(info.row_group(i).num_rows for i in range(info.num_row_groups))])
     rows = [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-    flat = [f.name for f in schema if not pa.types.is_nested(f.type)]
+    flat = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_bytes(f.type)]
     _warn_left_out(set(schema.names) - set(flat))
     holes = set()  # whole numbers with missing values are read as floats in every row group
     for i in range(info.num_row_groups):
@@ -126,8 +156,13 @@ def _open_parquet(path: Any) -> RawTable:
     return RawTable(_plain(empty), about["units"], rows, load, about["descriptions"])
 
 
-def _open_fits(path: Path, hdu: int | str | None, block: int) -> RawTable:
-    with fits.open(path, memmap=True) as file:
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(is_one(kind) for is_one in types)
+
+
+def _open_fits(path: Any, hdu: int | str | None, block: int) -> RawTable:
+    with _fits_file(path) as (file, _):
         tables = [h for h in file if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
         if hdu is not None:
             tables = [h for h in tables if h in (file[hdu],)]
@@ -135,12 +170,11 @@ def _open_fits(path: Path, hdu: int | str | None, block: int) -> RawTable:
         if not tables:
             raise InputError(f"{path} holds no table (hdu={hdu}); give the extension with hdu=")
         table, index = tables[0], file.index(tables[0])
-        info = table.fileinfo()
-        end = info["datLoc"] + table.header["NAXIS1"] * table.header["NAXIS2"]
-        if path.suffix not in (".gz", ".fz") and end > os.path.getsize(path):
-            raise InputError(f"{path} is truncated ({os.path.getsize(path)} of {end} bytes)")
-        n = int(table.header["NAXIS2"])
-        flat = [c.name for c in table.columns if table.data.dtype[c.name].shape == ()]
+        size, n = storage.size(path) or 0, int(table.header["NAXIS2"])
+        end = table.fileinfo()["datLoc"] + table.header["NAXIS1"] * n
+        if not _is_packed(path) and end > size:
+            raise InputError(f"{path} is truncated ({size} of {end} bytes)")
+        flat = [c.name for c in table.columns if table.columns.dtype[c.name].shape == ()]
         _warn_left_out({c.name for c in table.columns} - set(flat))
         stated = {c.name: c.unit or "" for c in table.columns if c.name in flat}
         names = [c.name for c in table.columns]
@@ -149,12 +183,43 @@ def _open_fits(path: Path, hdu: int | str | None, block: int) -> RawTable:
     rows = [(i, min(i + block, n)) for i in range(0, n, block)]
 
     def load(start: int, stop: int) -> pd.DataFrame:
-        with fits.open(path, memmap=True) as file:
-            table = file[index]
-            part = table.data[start:stop]
+        with _fits_file(path) as (file, stream):
+            table, span = file[index], slice(start, stop)
+            if stream is not None:
+                table, span = _cut(table, stream, start, stop), slice(None)
+            part = table.data[span]
             return pd.DataFrame({c: _fits_column(table.columns[c], part[c]) for c in flat})
 
     return RawTable(load(0, 0), stated, rows, load, told)
+
+
+@contextmanager
+def _fits_file(path: Any) -> Iterator[tuple[fits.HDUList, RangeFile | None]]:
+    """Open a FITS file, and give the stream of a remote one whose rows can be read apart."""
+    what, stream = path, None
+    if storage.is_remote(path) and _is_packed(path):
+        what = io.BytesIO(_content(path))
+    elif storage.is_remote(path):
+        what = stream = RangeFile(str(path), storage.size(path) or 0)
+    with fits.open(what, memmap=not storage.is_remote(path)) as file:
+        yield file, stream
+
+
+def _is_packed(path: Any) -> bool:
+    return str(path).lower().endswith((".gz", ".fz"))
+
+
+def _cut(table: fits.BinTableHDU, stream: RangeFile, start: int, stop: int) -> fits.BinTableHDU:
+    """Some rows of a remote table as a table in memory: astropy would fetch all of them."""
+    header, width = table.header.copy(), table.header["NAXIS1"]
+    begin = table.fileinfo()["datLoc"] + start * width
+    stream.fetch([(begin, begin + (stop - start) * width)])
+    stream.seek(begin)
+    header["NAXIS2"], header["PCOUNT"] = stop - start, 0
+    header.remove("THEAP", ignore_missing=True)
+    data = stream.read((stop - start) * width)
+    content = header.tostring().encode() + data + bytes(-len(data) % 2880)
+    return type(table).fromstring(content, uint=True)
 
 
 def _fits_column(column: fits.Column, values: np.ndarray) -> np.ndarray | pd.Series:
@@ -168,17 +233,17 @@ def _fits_column(column: fits.Column, values: np.ndarray) -> np.ndarray | pd.Ser
 
 
 def _open_csv(path: Any) -> RawTable:
-    stated, told, kinds, skip = {}, {}, {}, 0
-    with fsspec.open(str(path), "rt", compression="infer") as file:
-        for line in file:
-            if not line.startswith("#"):
-                break
-            skip += 1
-            if found := re.match(r"# column (\S+) \[(.*?)\]( <\w+>)? ?(.*)", line):
-                name, stated[name], told[name] = found[1], found[2], found[4].strip()
-                if found[3]:
-                    kinds[name] = found[3].strip(" <>")
-    frame = pd.read_csv(str(path), skiprows=skip, skipinitialspace=True, dtype=kinds)
+    stated, told, kinds, skip, text = {}, {}, {}, 0, io.StringIO(_content(path).decode())
+    for line in text:
+        if not line.startswith("#"):
+            break
+        skip += 1
+        if found := re.match(r"# column (\S+) \[(.*?)\]( <\w+>)? ?(.*)", line):
+            name, stated[name], told[name] = found[1], found[2], found[4].strip()
+            if found[3]:
+                kinds[name] = found[3].strip(" <>")
+    text.seek(0)
+    frame = pd.read_csv(text, skiprows=skip, skipinitialspace=True, dtype=kinds)
     frame = _plain(frame)
     return _of_frame(frame, {c: stated.get(c, "") for c in frame.columns}, told)
 
@@ -244,7 +309,7 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _warn_left_out(names: set[str]) -> None:
     if names:
-        log.warning("columns that hold arrays are left out: %s", ", ".join(sorted(names)))
+        log.warning("columns that hold arrays or bytes are left out: %s", ", ".join(sorted(names)))
 
 
 # -- from a RawTable to the schema --------------------------------------------------------------
@@ -374,68 +439,3 @@ def _degrees(column: pd.Series, factor: float | None, name: str) -> np.ndarray:
         ) from error
     out[full] = angle.deg if full.any() else []
     return out
-
-
-# -- to a file ----------------------------------------------------------------------------------
-def write_table(frame: pd.DataFrame, path: Path, grid: Grid | None) -> None:
-    """Write a computed catalogue as one file: .parquet, .fits, .ecsv or .csv."""
-    kind = path.suffix.lower()
-    # the old file stays until the new one is whole; the suffix tells astropy the format
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{kind}")
-    try:
-        if kind == ".parquet":
-            pq.write_table(to_arrow(frame, arrow_schema(frame, grid)), temporary)
-        elif kind == ".csv":
-            _write_csv(frame, temporary)
-        else:
-            table = _astropy(frame, grid)
-            if kind == ".ecsv":
-                table.write(temporary, format="ascii.ecsv", overwrite=True)
-            else:
-                _fits_table(table, _descriptions(frame)).writeto(temporary, overwrite=True)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error}); choose another path") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    told = _descriptions(frame)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        for name, unit in units(frame).items():
-            kind = f"<{frame[name].dtype.name}>" if frame[name].dtype.kind in "iufb" else "<str>"
-            file.write(f"# column {name} [{unit}] {kind} {told[name]}".rstrip() + "\n")
-        frame.to_csv(file, index=False)
-
-
-def _fits_table(table: Table, told: dict[str, str]) -> fits.BinTableHDU:
-    with warnings.catch_warnings():  # units outside the FITS standard stay as text
-        warnings.simplefilter("ignore", AstropyUserWarning)
-        hdu = fits.table_to_hdu(table)
-    for number, text in enumerate(told.values(), 1):
-        if text:
-            hdu.header.set(f"TCOMM{number}", text, after=f"TFORM{number}")
-    return hdu
-
-
-def _astropy(frame: pd.DataFrame, grid: Grid | None) -> Table:
-    table, told = Table(), _descriptions(frame)
-    for name, unit in units(frame).items():
-        column = frame[name]
-        if column.dtype.kind in "iufbM":
-            values = column.to_numpy()
-        else:
-            values = column.astype(object).where(column.notna(), "").to_numpy().astype(str)
-        table[name] = values
-        table[name].unit = u.Unit(unit, parse_strict="silent") if unit else None
-        table[name].description = told[name] or None
-    if grid is not None:
-        table.meta["comments"] = ["WCS of x, y:", *map(str.rstrip, grid.header.split("\n"))]
-    return table
-
-
-def _descriptions(frame: pd.DataFrame) -> dict[str, str]:
-    told = frame.attrs.get("descriptions", {})
-    known = {name: c.description for name, c in SCHEMA.items()}
-    return {str(c): told.get(c) or known.get(c, "") for c in frame.columns}

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
+import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,20 +26,25 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
+from gcdask import storage
 from gcdask.catalog.parts import per_part
 from gcdask.catalog.schema import SCHEMA, as_dask, units
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.mosaic.source import address
 
 MANIFEST = "_manifest.json"  # other readers of Parquet folders skip names with an underscore
 FORMAT = "gcdask-catalog"
 
 
 def filesystem(path: Any) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Find the file system of a path or URL, and the path on it."""
-    fs, root = fsspec.core.url_to_fs(str(path))
-    return fs, root.rstrip("/")
+    """Find the file system of a path or URL (one that may be opened), and the path on it."""
+    text = address(path)
+    if not storage.is_remote(text):  # not by its name, in which fsspec finds protocols too
+        return fsspec.filesystem("file"), os.path.abspath(text)
+    return storage.filesystem(text)
 
 
 # -- one part -----------------------------------------------------------------------------------
@@ -65,7 +74,7 @@ def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
 
 def from_arrow(table: pa.Table) -> pd.DataFrame:
     """Convert an Arrow table to a partition, with the units of its fields in ``attrs``."""
-    frame = table.to_pandas()
+    frame = table.to_pandas(ignore_metadata=True)  # what pandas would read into it is for others
     about = {f.name: f.metadata or {} for f in table.schema}
     frame.attrs.clear()
     for key, name in ((b"unit", "units"), (b"description", "descriptions")):
@@ -109,10 +118,7 @@ def write_part(
     name = name if name.endswith(".parquet") else f"{name}.parquet"
     buffer = io.BytesIO()
     pq.write_table(to_arrow(part, arrow_schema(part, grid) if schema is None else schema), buffer)
-    try:
-        fs.pipe_file(f"{root}/{name}", buffer.getvalue())  # in one go: no half-written part
-    except OSError as error:
-        raise InputError(f"cannot write {root}/{name} ({error}); choose another folder") from error
+    _write(fs, root, name, buffer.getvalue())
     return {"name": name, "rows": len(part), "bytes": buffer.tell(), **_bounds(part, grid)}
 
 
@@ -171,11 +177,18 @@ def write_manifest(folder: Any, rows: Iterable[Mapping[str, Any]], **about: Any)
     }
     if schema is not None and b"wcs" in (schema.metadata or {}):
         manifest.setdefault("wcs", schema.metadata[b"wcs"].decode())
-    try:
-        fs.pipe_file(f"{root}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-    except OSError as error:
-        raise InputError(f"cannot write {root}/{MANIFEST} ({error}); check the folder") from error
+    _write(fs, root, MANIFEST, json.dumps(manifest, indent=1).encode())
     return manifest
+
+
+def _write(fs: fsspec.AbstractFileSystem, root: str, name: str, data: bytes) -> None:
+    """Write a file of a catalogue whole or not at all, and never through a link of that name."""
+    local = isinstance(fs, LocalFileSystem)
+    path = f"{root}/{name}" if local else f"{fs.unstrip_protocol(root)}/{name}"
+    try:
+        storage.write_bytes(path, data)
+    except OSError as error:
+        raise InputError(f"cannot write {root}/{name} ({error}); choose another folder") from error
 
 
 def read_manifest(folder: Any) -> dict[str, Any]:
@@ -188,24 +201,47 @@ def read_manifest(folder: Any) -> dict[str, Any]:
     """
     fs, root = filesystem(folder)
     try:
-        manifest = json.loads(fs.cat_file(f"{root}/{MANIFEST}"))
+        with storage.told(folder, missing=False):
+            manifest = json.loads(fs.cat_file(f"{root}/{MANIFEST}"))
     except FileNotFoundError:
         raise InputError(
             f"{root} has no {MANIFEST}: no catalogue, or one whose writing did not finish; "
             "write it again (a single .parquet file of another program can be read directly)"
         ) from None
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{root}/{MANIFEST} is damaged ({error}); write it again") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{root} is not a catalogue of gcdask; give a folder with its manifest")
-    there = {name.rsplit("/", 1)[-1] for name in fs.ls(root, detail=False)}
-    missing = [p["name"] for p in manifest["parts"] if p["name"] not in there]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(manifest['parts'])} parts of {root} are missing "
-            f"(first: {missing[0]}); restore them or write the catalogue again"
-        )
+    _check_parts(root, manifest)
+    if storage.protocol(folder) not in ("http", "https"):  # web servers list nothing
+        there = set(storage.names(folder))
+        missing = [p["name"] for p in manifest["parts"] if p["name"] not in there]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(manifest['parts'])} parts of {root} are missing "
+                f"(first: {missing[0]}); restore them or write the catalogue again"
+            )
     return manifest
+
+
+def _check_parts(root: str, manifest: dict[str, Any]) -> None:
+    """Raise `InputError` if a manifest is not as `write_manifest` wrote it.
+
+    The names of parts become paths: one like ``../other`` would lead out of the folder.
+    """
+    parts = manifest.get("parts")
+    for row in parts if isinstance(parts, list) else [None]:
+        part = row if isinstance(row, dict) else {}
+        name = part.get("name")
+        if not isinstance(name, str) or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", name):
+            what = repr(name)[:60] if name is not None else "a part without a name"
+            raise InputError(f"{root}/{MANIFEST} lists {what}; write the catalogue again")
+        bounds = part.get("bounds", [0, 0, 0, 0])
+        sound = isinstance(bounds, list) and len(bounds) == 4 and type(part.get("rows")) is int
+        if not sound or not all(type(b) in (int, float) and math.isfinite(b) for b in bounds):
+            raise InputError(f"{root}/{MANIFEST} is damaged (part {name}); write it again")
 
 
 @dataclass(frozen=True)
@@ -246,7 +282,7 @@ class PartReader:
         """Read one part, or some of its columns."""
         fs, path = filesystem(f"{self.folder}/{part.name}")
         names = None if columns is None else list(columns)
-        with fs.open(path, "rb") as file:
+        with _readable(path), fs.open(path, "rb") as file:
             return from_arrow(pq.read_table(file, columns=names))
 
 
@@ -269,7 +305,8 @@ def write_dataset(catalog: Any, folder: Any, *, overwrite: bool, grid: Grid | No
     fs, root = filesystem(folder)
     stale = _stale_parts(fs, root, overwrite)
     try:
-        fs.makedirs(root, exist_ok=True)
+        with storage.told(folder):
+            fs.makedirs(root, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create {root} ({error}); choose another folder") from error
     schema = arrow_schema(catalog._meta, grid)
@@ -287,11 +324,12 @@ def _write_part(part: pd.DataFrame, name: str, *, folder: str, schema: Any, grid
 
 def _stale_parts(fs: fsspec.AbstractFileSystem, root: str, overwrite: bool) -> list[str]:
     """Files of an earlier catalogue in the folder; refuses what is not one."""
-    if not fs.exists(root):
-        return []
+    with storage.told(root if storage.is_remote(root) else fs.unstrip_protocol(root)):
+        fs.invalidate_cache()
+        if not fs.exists(root):
+            return []
     if not fs.isdir(root):
         raise InputError(f"{root} is a file, not a folder; give another path")
-    fs.invalidate_cache()
     files = [name for name in fs.ls(root, detail=False) if name.rstrip("/") != root]
     names = [name.rsplit("/", 1)[-1] for name in files]
     foreign = [n for n in names if n != MANIFEST and not n.endswith(".parquet")]
@@ -303,11 +341,22 @@ def _stale_parts(fs: fsspec.AbstractFileSystem, root: str, overwrite: bool) -> l
 
 
 def _part_schema(fs: fsspec.AbstractFileSystem, path: str) -> pa.Schema:
+    with _readable(path), fs.open(path, "rb") as file:
+        return pq.read_schema(file)
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Turn what Parquet readers say of a damaged file into one line."""
     try:
-        with fs.open(path, "rb") as file:
-            return pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is not a readable Parquet file ({error})") from error
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Arrow's, Thrift's, the store's
+        what = " ".join(storage.redact(str(error)).split())[:100] or type(error).__name__
+        raise InputError(
+            f"{path} is not a readable Parquet file ({what}); restore it or write it again"
+        ) from error
 
 
 def _describe(schema: pa.Schema | None) -> dict[str, dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Literal
 
 import dask.array as da
@@ -14,6 +13,7 @@ from gcdask.errors import InputError
 from gcdask.grid import Field, Grid
 from gcdask.lensing.scale import check_lens, rescale_factor
 from gcdask.mosaic import fitsio, open_map, store
+from gcdask.mosaic.source import address
 from gcdask.tiles import as_map, check_pixels
 
 _CARDS = {
@@ -231,7 +231,7 @@ def rescale(kappa: xr.DataArray, z_source: float, *, field: Field) -> xr.DataArr
 
 def _open(path: Any, name: str | None, unit: str | None, default: str) -> xr.DataArray:
     """Open a map; ``default`` is the unit of one that does not say its own."""
-    file = os.fspath(path)
+    file = address(path)
     if unit is None and not store.is_store(file):
         unit = default if fitsio.inspect(file, natural=True).unit is None else None
     return open_map(file, name, unit=unit)
@@ -255,15 +255,14 @@ def _labelled(
 
 def _redshift_cards(path: Any) -> dict[str, float]:
     """Redshifts named in the headers of a FITS file; empty for zarr."""
-    file = os.fspath(path)
+    file = address(path)
     if store.is_store(file):
         return {}
     found: dict[str, float] = {}
-    with fitsio.open_fits(fitsio.split_extension(file)[0]) as hdus:
-        for hdu in hdus:
-            for key, cards in _CARDS.items():
-                for card in cards:
-                    value = hdu.header.get(card)
-                    if type(value) in (int, float) and value > 0:
-                        found.setdefault(key, float(value))
+    for header in fitsio.headers(fitsio.split_extension(file)[0]):
+        for key, cards in _CARDS.items():
+            for card in cards:
+                value = header.get(card)
+                if type(value) in (int, float) and value > 0:
+                    found.setdefault(key, float(value))
     return found

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 
+from gcdask import storage
 from gcdask.errors import InputError
+from gcdask.mosaic.source import address
 
 _ENGLISH = {
     "profil": "profile",
@@ -125,8 +126,9 @@ def read_sections(path: Any) -> list[Section]:
 
 def _lines(path: str) -> list[str]:
     """Lines of a text file; any byte that text does not have raises `InputError`."""
+    path = address(path)
     try:
-        with fsspec.open(path, "rb") as file:
+        with storage.told(path, missing=storage.is_remote(path)), _opened(path) as file:
             head = file.read(4096)
             text = head if _binary(head) else head + file.read()
     except OSError as error:
@@ -138,6 +140,13 @@ def _lines(path: str) -> list[str]:
         return text.decode("utf-8").splitlines()
     except UnicodeDecodeError:  # accents in old French comments
         return text.decode("latin-1").splitlines()
+
+
+def _opened(path: str) -> Any:
+    if not storage.is_remote(path):
+        return open(path, "rb")
+    fs, root = storage.filesystem(path)
+    return fs.open(root, "rb")
 
 
 def _binary(data: bytes) -> bool:
@@ -165,6 +174,9 @@ def write_text(path: Any, text: str) -> None:
         If the folder does not exist or cannot be written to.
     """
     try:
-        Path(path).write_text(text, encoding="utf-8")
+        if storage.is_remote(path):
+            storage.write_bytes(path, text.encode())
+        else:
+            Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); check the path") from None

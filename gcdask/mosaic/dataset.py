@@ -72,7 +72,7 @@ def lazy(source: Source | Stack, name: str, chunks: tuple[int, int]) -> da.Array
 
 def _attributes(mask: Source) -> dict[str, Any]:
     assert isinstance(mask, store.ZarrSource)
-    return dict(zarr.open_array(mask.store, path=mask.name, mode="r").attrs)
+    return dict(zarr.open_array(**store.place(mask.store), path=mask.name, mode="r").attrs)
 
 
 def _chunks(sources: Sources, chunks: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import os
 import re
 import warnings
@@ -10,33 +12,41 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
 
+from gcdask import storage
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.mosaic.ranges import RangeFile, merged, remote_info
+from gcdask.mosaic.shards import Listing
 from gcdask.mosaic.source import Source
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FitsSource(Source):
     """A 2-D image of a FITS file, plain or tile-compressed.
 
-    BSCALE, BZERO and BLANK are applied; infinite pixels become NaN unless ``as_is``. ``stamp``
-    (time of change, size) makes the dask token of an altered file a new one.
+    BSCALE, BZERO and BLANK are applied; infinite pixels become NaN unless ``as_is``. ``made``
+    (size with time of change or ETag) and ``head`` (digest of the headers) make the dask token of
+    an altered file a new one. ``cut`` says that the file ends before its pixels do.
     """
 
     file: str
     hdu: int
     shape: tuple[int, int]
-    stamp: tuple[int, int]
+    made: str
+    size: int
+    head: str
     block: tuple[int, int] | None = None
     leading: int = 0
     kind: str = "float32"
     as_is: bool = False
+    cut: bool = False
 
     @property
     def dtype(self) -> np.dtype:
@@ -57,12 +67,16 @@ class FitsSource(Source):
         """See `Source.read`."""
         # `.section` reads the rows' pieces only; `.data` would map or decompress all of it
         try:
-            with open_fits(self.file) as hdus:
+            stream = RangeFile(self.file, self.size) if storage.is_remote(self.file) else None
+            quiet = _quiet() if self.cut else contextlib.nullcontext()  # it was told when opened
+            with quiet, open_fits(self.file, stream) as hdus:
+                if stream is not None and self.block is None:
+                    stream.fetch(_rows(hdus[self.hdu], (y0, y1, x0, x1), self.shape[1]))
                 section = hdus[self.hdu].section
                 window = section[(0,) * self.leading + (slice(y0, y1), slice(x0, x1))]
                 with np.errstate(over="ignore"):
                     out = np.array(window, self.dtype)  # native byte order, and free of the file
-        except MemoryError:
+        except (MemoryError, InputError):
             raise
         except Exception as error:  # astropy's, cfitsio's, the file system's
             raise InputError(
@@ -72,6 +86,13 @@ class FitsSource(Source):
         if not self.as_is and out.dtype.kind == "f":
             out[np.isinf(out)] = np.nan
         return out
+
+    def stamp(
+        self, y0: int, y1: int, x0: int, x1: int, listing: Listing | None = None
+    ) -> list[Any]:
+        """See `Source.stamp`: the file's size with its time or ETag; any window is all of it."""
+        listing = Listing() if listing is None else listing
+        return [self.hdu, self.head, listing.state(self.file)]
 
 
 @dataclass(frozen=True)
@@ -86,7 +107,12 @@ class Image:
 
 
 def inspect(
-    path: str, *, prefer: tuple[str, ...] = ("SCI",), natural: bool = False, need_wcs: bool = True
+    path: str,
+    *,
+    prefer: tuple[str, ...] = ("SCI",),
+    natural: bool = False,
+    need_wcs: bool = True,
+    damaged: str = "refuse",
 ) -> Image:
     """Find the image of a FITS file and check all that its headers tell; no pixel is read.
 
@@ -99,6 +125,9 @@ def inspect(
         Keep type and values of the file (maps, masks) instead of float32 with NaN = no data.
     need_wcs : bool
         Whether a missing WCS is an error.
+    damaged : {"refuse", "keep", "look"}
+        A file that is cut off in its pixels: refuse it, or warn, and refuse windows of what it
+        lacks when they are read. With "look" nothing is said.
 
     Raises
     ------
@@ -106,40 +135,38 @@ def inspect(
         Missing, not FITS, gzipped, truncated, no such HDU, not 2-D, no celestial WCS.
     """
     file, extension = split_extension(path)
-    stamp = check_file(file)
+    made, size = check_file(file)
     if is_gzip(file):
         raise InputError(
             f"{file} is gzipped and cannot be read in windows; run `gcdask ingest` on it first "
             "(or gunzip it)"
         )
     try:
-        with _quiet(), open_fits(file) as hdus:
-            index = _choose(hdus, file, extension, prefer)
-            hdu = hdus[index]
-            header, full = hdu.header.copy(), tuple(int(n) for n in hdu.shape)
-            tiles = tuple(int(n) for n in getattr(hdu, "tile_shape", ()))[-2:]
-            names = hdus[0].header
-            kind = _natural_type(header) if natural else "float32"
-        with _quiet(), open_fits(file, disable_image_compression=True) as hdus:
-            needs = hdus[index].fileinfo()["datLoc"] + hdus[index].size
-    except (OSError, fits.VerifyError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+        index, hdu, names, needs = _look(file, size, extension, prefer)
+        header, full = hdu.header, tuple(int(n) for n in hdu.shape)
+        tiles = tuple(int(n) for n in getattr(hdu, "tile_shape", ()))[-2:]
+        kind = _natural_type(header) if natural else "float32"
+        unit, band = header.get("BUNIT"), header.get("FILTER", names.get("FILTER"))
+        head = _digest(names, header)
+    except InputError:
+        raise
+    except Exception as error:  # astropy fails in many ways on a damaged header
         raise InputError(
             f"{file} is not a readable FITS file ({_reason(error)}); "
             "check the path, or fetch it again"
         ) from error
-    if stamp[1] < needs:
-        raise InputError(
-            f"{file} is truncated: {stamp[1]} bytes, but its header announces {needs}; "
-            "fetch it again"
-        )
+    if size < needs:
+        text = f"{file} is truncated: {size} bytes, but its header announces {needs}"
+        if damaged == "refuse":
+            raise InputError(f"{text}; fetch it again")
+        if damaged == "keep":
+            log.warning("%s; what is there is used", text)
     label = file if extension is None else f"{file}[{extension}]"
     shape = (full[-2], full[-1])
     block = (tiles[0], tiles[1]) if tiles else None
-    source = FitsSource(file, index, shape, stamp, block, len(full) - 2, kind, natural)
-    unit = header.get("BUNIT")
-    band = header.get("FILTER", names.get("FILTER"))
+    source = FitsSource(
+        file, index, shape, made, size, head, block, len(full) - 2, kind, natural, size < needs
+    )
     return Image(
         source,
         label,
@@ -149,28 +176,49 @@ def inspect(
     )
 
 
+def _look(
+    file: str, size: int, extension: str | int | None, prefer: tuple[str, ...]
+) -> tuple[int, Any, fits.Header, int]:
+    """The HDU of the image: its number, itself, the primary header, and where its data end."""
+    stream = RangeFile(file, size) if storage.is_remote(file) else None
+    with _quiet(), open_fits(file, stream) as hdus:
+        index = _choose(hdus, file, extension, prefer)
+        hdu, names = hdus[index], hdus[0].header
+    again = None if stream is None else stream.again()
+    with _quiet(), open_fits(file, again, disable_image_compression=True) as hdus:
+        return index, hdu, names, hdus[index].fileinfo()["datLoc"] + hdus[index].size
+
+
 def _reason(error: Exception) -> str:
     """First clause of astropy's message, without its advice."""
-    return re.split(r"[,;\n]|\. ", str(error).strip())[0][:80]
+    text = re.split(r"[,;\n]|\. ", str(error).strip())[0][:80]
+    return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+
+
+def _digest(*headers: fits.Header) -> str:
+    text = "\n".join(header.tostring(sep="\n") for header in headers)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 def split_extension(path: str) -> tuple[str, str | int | None]:
     """Split ``"x.fits[SCI]"`` into the file and the HDU (name or number, None if not given)."""
     found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path)
-    if found is None or ("://" not in path and os.path.exists(path)):
+    if found is None or (not storage.is_remote(path) and os.path.exists(path)):
         return path, None
     name = found.group(2).strip().strip("'\"")
     return found.group(1), int(name) if name.isdigit() else name
 
 
-def check_file(file: str) -> tuple[int, int]:
-    """Return (time of change in ns, size in bytes) of a file that exists; else `InputError`."""
-    if "://" in file:
-        try:
-            info = fsspec.url_to_fs(file)[0].info(file)
-        except (OSError, ImportError, ValueError) as error:
-            raise InputError(f"{file} cannot be opened ({error}); check the address") from error
-        return (0, int(info["size"]))
+def check_file(file: str) -> tuple[str, int]:
+    """Identity (size with time of change or ETag) and size of a file, or `InputError`."""
+    storage.check_url(file)
+    if storage.is_remote(file):
+        info = remote_info(file)
+        if info.get("type") == "directory":
+            raise InputError(f"{file} is a folder, neither a FITS file nor a zarr store")
+        if info.get("size") is None:
+            raise InputError(f"the server of {file} does not tell its size; copy it to a disk")
+        return storage.stamp(info), int(info["size"])
     if not os.path.exists(file):
         raise InputError(f"{file} does not exist; check the path")
     if os.path.isdir(file):
@@ -178,23 +226,49 @@ def check_file(file: str) -> tuple[int, int]:
             f"{file} is a folder, neither a FITS file nor a zarr store; check the path"
         )
     status = os.stat(file)
-    return (status.st_mtime_ns, status.st_size)
+    return storage.state(file)["stamp"], status.st_size
 
 
 def is_gzip(file: str) -> bool:
     """Whether the file begins like gzip, whatever its name."""
-    with fsspec.open(file, "rb") as stream:
+    if storage.is_remote(file):
+        with storage.told(file):
+            system, root = storage.filesystem(file)
+            return system.cat_file(root, start=0, end=2) == b"\x1f\x8b"
+    with open(file, "rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
 
 
 @contextlib.contextmanager
-def open_fits(file: str, **options: Any) -> Iterator[fits.HDUList]:
+def open_fits(file: str, stream: RangeFile | None = None, **options: Any) -> Iterator[fits.HDUList]:
     """Open a local or remote FITS file for reading windows of it."""
-    if "://" in file:
-        options["use_fsspec"] = True
+    what: Any = file
+    if storage.is_remote(file):
+        what = RangeFile(file, check_file(file)[1]) if stream is None else stream
     # memmap stays at its default: explicitly True refuses images with BZERO or BLANK
-    with fits.open(file, mode="readonly", **options) as hdus:
+    with fits.open(what, mode="readonly", **options) as hdus:
         yield hdus
+
+
+def headers(file: str) -> list[fits.Header]:
+    """Headers of all HDUs of a file."""
+    try:
+        with _quiet(), open_fits(file) as hdus:
+            return [hdu.header for hdu in hdus]
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{file} is not a readable FITS file ({_reason(error)}); fetch it again"
+        ) from error
+
+
+def _rows(hdu: Any, window: tuple[int, int, int, int], width: int) -> list[tuple[int, int]]:
+    """Byte ranges of a window of a plain image, to be fetched at once rather than row by row."""
+    y0, y1, x0, x1 = window
+    begin, size = hdu.fileinfo()["datLoc"], abs(int(hdu.header["BITPIX"])) // 8
+    rows = (begin + y * width * size for y in range(y0, y1))
+    return merged((row + x0 * size, row + x1 * size) for row in rows)
 
 
 @contextlib.contextmanager

@@ -18,23 +18,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import dask
-import fsspec
 import numpy as np
 import zarr
 from dask.base import tokenize
 
+from gcdask import storage
 from gcdask.errors import InputError
-from gcdask.mosaic import fitsio
+from gcdask.mosaic import fitsio, shards
 from gcdask.mosaic.opening import Paths, Sources, open_sources
-from gcdask.mosaic.source import Source
+from gcdask.mosaic.source import Source, address
 from gcdask.mosaic.store import (
     check_room,
     clear,
     codecs,
     consolidate,
-    count_shards,
     inner_chunk,
     is_store,
+    place,
     write_coordinates,
 )
 
@@ -80,12 +80,12 @@ def ingest(
     InputError
         As `open_sources`; an existing store; a band without a single finite pixel.
     """
-    store = os.fspath(out)
+    store = address(out)
     if chunks < 256 or chunks % 256:
         raise InputError(f"chunks = {chunks} is not a multiple of 256; use e.g. 2048 or 4096")
     codecs(compressor)  # a mistake is told before the work
-    used = [os.path.realpath(p) for p in _all_paths(bands, err, weight) if is_store(p)]
-    if os.path.realpath(store) in used:
+    used = [_real(p) for p in _all_paths(bands, err, weight) if is_store(p)]
+    if _real(store) in used:
         raise InputError(f"{store} is input and output; give another output path")
     with _unpacked(store, bands, err, weight) as (images, errors, weights):
         sources = open_sources(images, err=errors, weight=weights, unit=unit, align=align)
@@ -100,11 +100,15 @@ def ingest(
     return store
 
 
+def _real(path: str) -> str:
+    return path.rstrip("/") if storage.is_remote(path) else os.path.realpath(path)
+
+
 @contextmanager
 def _replacing(store: str, overwrite: bool) -> Iterator[None]:
     """Make room for a store; a local one that is replaced is put back if anything goes wrong."""
     check_room(store, overwrite)
-    if "://" in store or not os.path.exists(store):
+    if storage.is_remote(store) or not os.path.exists(store):
         clear(store, overwrite)
         yield
         return
@@ -133,7 +137,7 @@ def create_mosaic(
     compressors = codecs(compressor)
     wcs, token = sources.grid.header, tokenize(sources, chunks)
     group = zarr.open_group(
-        store, mode="w", zarr_format=3, attributes={"complete": False, "wcs": wcs}
+        **place(store), mode="w", zarr_format=3, attributes={"complete": False, "wcs": wcs}
     )
     write_coordinates(group, store, sources.grid)
     names: Any = np.array(sources.bands, np.dtypes.StringDType())
@@ -155,9 +159,10 @@ def create_mosaic(
 
 def finish_mosaic(store: str) -> None:
     """Mark a mosaic as complete: the last thing that is written."""
-    group = zarr.open_group(store, mode="r+", use_consolidated=False)
-    shards = {name: count_shards(store, name) for name in ("sci", "err") if name in group}
-    group.attrs.update({"complete": True, "shards": shards})
+    group = zarr.open_group(**place(store), mode="r+", use_consolidated=False)
+    held = {name: shards.stored(store, group[name]) for name in ("sci", "err") if name in group}
+    known = {name: shards.pack(bits) for name, bits in held.items()}
+    group.attrs.update({"complete": True, shards.HELD: known})
     consolidate(store)
 
 
@@ -193,7 +198,7 @@ def _copy(
     """Read one window of whole shards and write it; returns how many pixels are finite."""
     y0, y1, x0, x1 = window
     data = source.read(y0, y1, x0, x1)
-    array: Any = zarr.open_array(store, path=name, mode="r+")
+    array: Any = zarr.open_array(**place(store), path=name, mode="r+")
     array[band, y0:y1, x0:x1] = data
     return int(np.isfinite(data).sum())
 
@@ -202,9 +207,9 @@ def _copy(
 def _all_paths(*groups: Paths | None) -> Iterator[str]:
     for group in groups:
         if isinstance(group, Mapping):
-            yield from (os.fspath(path) for path in group.values())
+            yield from (address(path) for path in group.values())
         elif group is not None:
-            yield os.fspath(group)
+            yield address(group)
 
 
 @contextmanager
@@ -220,18 +225,18 @@ def _unpacked(store: str, *groups: Paths | None) -> Iterator[list[Any]]:
     if not packed:
         yield list(groups)
         return
-    beside = None if "://" in store else os.path.dirname(os.path.abspath(store))
+    beside = None if storage.is_remote(store) else os.path.dirname(os.path.abspath(store))
     if beside is not None:
         os.makedirs(beside, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".gcdask-unpacked-", dir=beside) as folder:
         copies = {
-            file: _gunzip(file, os.path.join(folder, f"{i}-{os.path.basename(file)}"))
+            file: _gunzip(file, os.path.join(folder, f"{i}-{storage.basename(file)}"))
             for i, file in enumerate(packed)
         }
 
         def swap(path: str | os.PathLike) -> str:
-            file = fitsio.split_extension(os.fspath(path))[0]
-            return copies.get(file, file) + os.fspath(path)[len(file) :]
+            file = fitsio.split_extension(address(path))[0]
+            return copies.get(file, file) + address(path)[len(file) :]
 
         try:
             yield [
@@ -253,7 +258,8 @@ def _gunzip(file: str, copy: str) -> str:
     copy = copy.removesuffix(".gz")
     try:
         with (
-            fsspec.open(file, "rb") as raw,
+            storage.told(file),
+            storage.filesystem(file)[0].open(storage.filesystem(file)[1], "rb") as raw,
             gzip.open(raw) as stream,
             open(copy, "wb") as target,
         ):

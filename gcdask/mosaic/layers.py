@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.wcs.utils import proj_plane_pixel_area
 
+from gcdask import storage
 from gcdask.errors import InputError
 from gcdask.grid import Grid, same_wcs
 from gcdask.mosaic import fitsio, units
@@ -26,15 +26,23 @@ class Layer:
 
 
 def open_layer(
-    path: str, *, err: str | None = None, weight: str | None = None, unit: str | None = None
+    path: str,
+    *,
+    err: str | None = None,
+    weight: str | None = None,
+    unit: str | None = None,
+    damaged: str = "refuse",
 ) -> Layer:
     """Open the FITS image of one band; ``unit`` replaces BUNIT."""
-    image = fitsio.inspect(path)
+    image = fitsio.inspect(path, damaged=damaged)
     assert image.grid is not None
-    sci, errors = _beside(image, weight, "weight", "WHT"), None
+    sci: Source = image.source
+    if weight is not None:
+        sci = Weighted(sci, _beside(image, weight, "weight", "WHT", damaged).source)
+    errors = None
     text = pixel_unit(image, unit)
     if err is not None:
-        source = _beside_source(image, err, "err", "ERR")
+        source = _beside(image, err, "err", "ERR", damaged)
         ratio = ratio_of(
             pixel_unit(source, unit), text, image.grid, image.grid, source.label, image.label
         )
@@ -42,15 +50,9 @@ def open_layer(
     return Layer(sci, errors, image.grid, text, image.label)
 
 
-def _beside(image: fitsio.Image, weight: str | None, what: str, name: str) -> Source:
-    if weight is None:
-        return image.source
-    return Weighted(image.source, _beside_source(image, weight, what, name).source)
-
-
-def _beside_source(image: fitsio.Image, path: str, what: str, name: str) -> fitsio.Image:
+def _beside(image: fitsio.Image, path: str, what: str, name: str, damaged: str) -> fitsio.Image:
     """Open the error or weight map of an image: its WCS may be missing, but not differ."""
-    other = fitsio.inspect(path, prefer=(name,), need_wcs=False)
+    other = fitsio.inspect(path, prefer=(name,), need_wcs=False, damaged=damaged)
     if (other.source.file, other.source.hdu) == (image.source.file, image.source.hdu):
         raise InputError(
             f"{what} = {path} is the image itself; name the right HDU, e.g. {path}[{name}]"
@@ -125,7 +127,7 @@ def scaled(source: Source, ratio: float) -> Source:
 
 def band_name(path: str) -> str:
     """Name a band after its FILTER keyword, or else after its file."""
-    found = fitsio.inspect(path).filter
+    found = fitsio.inspect(path, damaged="look").filter
     if found and found != "clear":
         return found
-    return os.path.basename(fitsio.split_extension(path)[0]).split(".")[0]
+    return storage.basename(fitsio.split_extension(path)[0]).split(".")[0]

@@ -14,19 +14,20 @@ import xarray as xr
 import zarr
 from astropy.io import fits
 
+from gcdask import storage
 from gcdask._version import __version__
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.mosaic import fitsio, store, units
 from gcdask.mosaic.dataset import lazy
-from gcdask.mosaic.source import Source
+from gcdask.mosaic.source import Source, address
 
 
 def write_map(array: xr.DataArray, path: str | os.PathLike, *, overwrite: bool = False) -> str:
     """Write a map to FITS, block by block: memory does not depend on its size.
 
-    The file appears under its name when it is complete. A path that ends in ``.fz`` is
-    tile-compressed without loss; then the compressed image is held in memory.
+    The file, local or of another store, appears under its name when it is complete. A path that
+    ends in ``.fz`` is tile-compressed without loss; then the compressed image is held in memory.
 
     Parameters
     ----------
@@ -45,24 +46,27 @@ def write_map(array: xr.DataArray, path: str | os.PathLike, *, overwrite: bool =
     InputError
         Not 2-D, no WCS, an existing file, or a folder that does not exist.
     """
-    path = os.fspath(path)
+    path = address(path)
     array, grid = _check_map(array)
-    if os.path.exists(path) and not overwrite:
+    if not overwrite and storage.exists(path):
         raise InputError(f"{path} exists; give overwrite=True or another path")
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+    if not storage.is_remote(path) and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
         raise InputError(f"folder {os.path.dirname(path)} of the map does not exist; make it first")
     header, kind = _header(array, grid)
-    part = f"{path}.part"
-    try:
+    with storage.writing(path) as local:
+        part = os.path.abspath(local)
         offset = _allocate(part, header, array.shape, kind)
-        target = _FitsTarget(os.path.abspath(part), offset, (grid.shape[0], grid.shape[1]), kind)
-        da.store(da.asarray(array.data), target, lock=False)  # type: ignore[arg-type]  # blocks are disjoint byte ranges
+        target = _FitsTarget(part, offset, (grid.shape[0], grid.shape[1]), kind)
+        blocks = da.asarray(array.data)
+        if storage.is_remote(path):  # workers elsewhere do not see this file: strip by strip
+            stops = np.cumsum(blocks.chunks[0]).tolist()
+            for start, stop in zip([0, *stops], stops, strict=False):
+                target[start:stop] = blocks[start:stop].compute()
+        else:
+            # blocks are disjoint byte ranges
+            da.store(blocks, target, lock=False)  # type: ignore[arg-type]
         if path.endswith(".fz"):
             _compress(part)
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(part)
     return path
 
 
@@ -102,7 +106,7 @@ def write_zarr_map(
     InputError
         Not 2-D, no WCS, an existing map, or other coordinates than the group has.
     """
-    group = os.fspath(path)
+    group = address(path)
     array, grid = _check_map(array)
     extra = {k: v for k, v in array.attrs.items() if isinstance(v, str | int | float | list)}
     store.create_array(
@@ -156,7 +160,7 @@ def open_map(
     InputError
         As `open_sources`; an unknown name; several maps and no name.
     """
-    file = os.fspath(path)
+    file = address(path)
     source: Source
     if store.is_store(file):
         stored, grid, attrs = _stored_map(file, name)
@@ -186,7 +190,7 @@ def open_plane(path: str | os.PathLike, name: str | None = None) -> tuple[Source
 
     No unit is asked for: a plane of mask bits has none.
     """
-    file = os.fspath(path)
+    file = address(path)
     if store.is_store(file):
         return _stored_map(file, name)[:2]
     image = fitsio.inspect(file, natural=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import zarr
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.mosaic import store, units
+from gcdask.mosaic import shards, store, units
 from gcdask.mosaic.layers import (
     Layer,
     band_name,
@@ -23,7 +24,9 @@ from gcdask.mosaic.layers import (
     scaled,
 )
 from gcdask.mosaic.reproject import Reprojected
-from gcdask.mosaic.source import Source
+from gcdask.mosaic.source import Source, address
+
+log = logging.getLogger(__name__)
 
 Paths = str | os.PathLike | Mapping[str, str | os.PathLike]
 Names = str | Sequence[str]
@@ -68,6 +71,7 @@ def open_sources(
     unit: str | Mapping[str, str] | None = None,
     align: str = "refuse",
     bands: Names | None = None,
+    damaged: str = "refuse",
 ) -> Sources:
     """Open a mosaic for reading window by window; only headers are read here.
 
@@ -86,6 +90,9 @@ def open_sources(
         (bilinear; errors too) onto its pixels.
     bands : str or list of str, optional
         The bands to open, in this order.
+    damaged : {"refuse", "keep"}
+        What to do with a FITS file that is cut off, or a store that lost shards: refuse it; or
+        warn, and raise `InputError` when a window of what is missing is read.
 
     Returns
     -------
@@ -99,28 +106,30 @@ def open_sources(
     """
     if align not in ("refuse", "reproject"):
         raise InputError(f"align = {align!r} is unknown; use 'refuse' or 'reproject'")
+    if damaged not in ("refuse", "keep"):
+        raise InputError(f"damaged = {damaged!r} is unknown; use 'refuse' or 'keep'")
     wanted = [bands] if isinstance(bands, str) else None if bands is None else list(bands)
     if not isinstance(paths, Mapping):
-        path = os.fspath(paths)
+        path = address(paths)
         if store.is_store(path):
             if err is not None or weight is not None:
                 raise InputError(
                     f"{path} is a zarr store, which holds its own errors; give err= and weight= "
                     "to gcdask.ingest instead"
                 )
-            return _from_store(path, unit, wanted)
+            return _from_store(path, unit, wanted, damaged)
         if wanted is not None and len(wanted) > 1:
             raise InputError(f"{path} is one image, but bands = {wanted}; give {{band: path}}")
         name = wanted[0] if wanted else band_name(path)
         paths, wanted = {name: path}, None
-    table = {str(band): os.fspath(path) for band, path in paths.items()}
+    table = {str(band): address(path) for band, path in paths.items()}
     names = _select(tuple(table), wanted, "the mosaic")
     if not names:
         raise InputError("no band is given; give {band: path}")
     for extra, what in ((err, "err"), (weight, "weight")):
         _check_bands(extra, table, what)
     layers = [
-        _layer(band, table[band], _of_band(err, band), _of_band(weight, band), unit)
+        _layer(band, table[band], _of_band(err, band), _of_band(weight, band), unit, damaged)
         for band in names
     ]
     return _assemble(names, layers, align)
@@ -132,14 +141,15 @@ def _layer(
     err: str | None,
     weight: str | None,
     unit: str | Mapping[str, str] | None,
+    damaged: str,
 ) -> Layer:
     """One band of a dict, from FITS or from a store."""
     given = unit.get(band) if isinstance(unit, Mapping) else unit
     if not store.is_store(path):
-        return open_layer(path, err=err, weight=weight, unit=given)
+        return open_layer(path, err=err, weight=weight, unit=given, damaged=damaged)
     if err is not None or weight is not None:
         raise InputError(f"{path} is a zarr store: give err and weight to gcdask.ingest")
-    whole = _from_store(path, given, [band])
+    whole = _from_store(path, given, [band], damaged)
     errors = whole.err[0] if whole.err else None
     return Layer(whole.sci[0], errors, whole.grid, whole.units, path)
 
@@ -188,7 +198,7 @@ def _misfit(band: str, layer: Layer, reference: str, first: Layer) -> str:
 
 # -- stores ---------------------------------------------------------------------------------------
 def _from_store(
-    path: str, unit: str | Mapping[str, str] | None, wanted: list[str] | None
+    path: str, unit: str | Mapping[str, str] | None, wanted: list[str] | None, damaged: str
 ) -> Sources:
     group = store.open_group(path)
     arrays = store.array_names(group)
@@ -212,7 +222,8 @@ def _from_store(
         return tuple(store.source_of(path, group, name, there.index(b), "float32") for b in names)
 
     for name in ("sci", "err"):
-        store.check_shards(path, group, name)
+        if wrong := shards.check(path, group, name, keep=damaged == "keep"):
+            log.warning("%s; what is there is used", wrong)
     sci = layers("sci")
     assert sci is not None
     mask = store.source_of(path, group, "mask", None, "uint16") if "mask" in arrays else None
@@ -248,7 +259,7 @@ def _check_bands(paths: Paths | None, table: Mapping[str, str], what: str) -> No
             raise InputError(f"{what} has bands {sorted(strange)}, the mosaic has {sorted(table)}")
     elif paths is not None and len(table) > 1:
         raise InputError(
-            f"{what} = {os.fspath(paths)} is one file for {len(table)} bands; give {{band: path}}"
+            f"{what} = {address(paths)} is one file for {len(table)} bands; give {{band: path}}"
         )
 
 
@@ -257,5 +268,5 @@ def _of_band(paths: Paths | None, band: str) -> str | None:
         return None
     if isinstance(paths, Mapping):
         found = {str(k): v for k, v in paths.items()}.get(band)
-        return None if found is None else os.fspath(found)
-    return os.fspath(paths)
+        return None if found is None else address(found)
+    return address(paths)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.wcs import WCS
@@ -21,6 +21,9 @@ from scipy import ndimage
 
 from gcdask.grid import Grid
 from gcdask.mosaic.source import Source
+
+if TYPE_CHECKING:
+    from gcdask.mosaic.shards import Listing
 
 BLOCK = 128
 ROWS = 4 * BLOCK  # positions are held for that many rows at a time: two float64 per pixel
@@ -61,16 +64,44 @@ class Reprojected(Source):
         strips = [*range(y0, y1, ROWS), y1]
         return np.concatenate([self._strip(a, b, x0, x1) for a, b in pairwise(strips)])
 
+    def stamp(
+        self, y0: int, y1: int, x0: int, x1: int, listing: Listing | None = None
+    ) -> list[Any]:
+        """See `Source.stamp`; some shards more than `read` takes may count."""
+        known = [g for grid in (self.grid, self.onto) for g in (grid.header, *grid.origin)]
+        ys, xs = (np.unique([*range(a, b, BLOCK), b - 1]) for a, b in ((y0, y1), (x0, x1)))
+        at = np.meshgrid(ys + self.onto.origin[0], xs + self.onto.origin[1], indexing="ij")
+        x, y = _transform(_own_wcs(self.onto), _own_wcs(self.grid), at[1], at[0])
+        y, x = y - self.grid.origin[0], x - self.grid.origin[1]
+        steps = (np.nan_to_num(np.diff(v, axis=a)) for v in (y, x) for a in (0, 1))
+        margin = int(max(np.abs(step).max(initial=0) for step in steps)) + 2
+        window = self._section(y, x, margin)  # of what lies between the samples too
+        return ["reprojected", *known, self.source.stamp(*window, listing) if window else []]
+
+    def _section(
+        self, y: np.ndarray, x: np.ndarray, margin: int = 0
+    ) -> tuple[int, int, int, int] | None:
+        """Window of the source that positions need; None if they are all outside of it."""
+        ny, nx = self.source.shape
+        with np.errstate(invalid="ignore"):
+            inside = (y >= -margin) & (y <= ny - 1 + margin)
+            inside &= (x >= -margin) & (x <= nx - 1 + margin)
+        if not inside.any():
+            return None
+        top, left = (max(int(v[inside].min()) - margin, 0) for v in (y, x))
+        bottom = min(int(y[inside].max()) + 2 + margin, ny)
+        right = min(int(x[inside].max()) + 2 + margin, nx)
+        return top, bottom, left, right
+
     def _strip(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         y, x = positions(self.onto, self.grid, (y0, y1, x0, x1))
+        window = self._section(y, x)
+        if window is None:
+            return np.full(y.shape, np.nan, np.float32)
         ny, nx = self.source.shape
         with np.errstate(invalid="ignore"):
             inside = (y >= 0) & (y <= ny - 1) & (x >= 0) & (x <= nx - 1)
-        if not inside.any():
-            return np.full(y.shape, np.nan, np.float32)
-        top, left = int(y[inside].min()), int(x[inside].min())
-        bottom = min(int(y[inside].max()) + 2, ny)
-        right = min(int(x[inside].max()) + 2, nx)
+        top, bottom, left, right = window
         section = self.source.read(top, bottom, left, right)
         at = np.where(inside, y - top, -9.0), np.where(inside, x - left, -9.0)
         return interpolate(section, at)

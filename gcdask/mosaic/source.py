@@ -7,10 +7,21 @@ where there is no data.
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from gcdask import storage
+from gcdask.errors import InputError
+
+if TYPE_CHECKING:
+    from gcdask.mosaic.shards import Listing
+
+
+STORES = (*storage.NEEDS, "memory")  # kinds of stores that inputs may be on
 
 
 class Source:
@@ -44,6 +55,28 @@ class Source:
         """Values of the half-open, non-empty window ``[y0:y1, x0:x1]``."""
         raise NotImplementedError
 
+    def stamp(
+        self, y0: int, y1: int, x0: int, x1: int, listing: Listing | None = None
+    ) -> list[Any]:
+        """Identity of what is stored under a window, as plain JSON; no pixel is read.
+
+        It changes when a file or shard that `read` would use is written again, appears or goes,
+        and does not when others do (or when an array grows).
+
+        Parameters
+        ----------
+        y0, y1, x0, x1 : int
+            As for `read`.
+        listing : Listing, optional
+            What is known of the store already; give one for all windows of a mosaic.
+
+        Raises
+        ------
+        InputError
+            If the store cannot be asked.
+        """
+        raise NotImplementedError
+
     def __getitem__(self, key: Any) -> np.ndarray:
         """Window ``source[ys, xs]`` of slices or integers, as a new native array."""
         windows, posts = zip(
@@ -55,6 +88,25 @@ class Source:
         else:
             block = self.read(y0, y1, x0, x1)
         return block[posts]
+
+
+def address(path: Any) -> str:
+    """Path or URL of an input as text, a local one without ``file://``.
+
+    Raises
+    ------
+    InputError
+        If it holds credentials, or names a kind of store that is not meant to be opened: among
+        those of fsspec are some that run what they read (templates), and some that chain others.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else str(path)
+    storage.check_url(text)
+    if storage.is_remote(text) and ("::" in text or storage.protocol(text) not in STORES):
+        raise InputError(
+            f"{storage.redact(text)} is on an unknown kind of store; give a local path or one of "
+            + ", ".join(f"{name}://" for name in STORES)
+        )
+    return re.sub(r"^(file|local)://", "", text)
 
 
 def full_key(key: Any, ndim: int) -> tuple[Any, ...]:
@@ -109,6 +161,12 @@ class Scaled(Source):
         """See `Source.read`."""
         return self.source.read(y0, y1, x0, x1) * np.float32(self.factor)
 
+    def stamp(
+        self, y0: int, y1: int, x0: int, x1: int, listing: Listing | None = None
+    ) -> list[Any]:
+        """See `Source.stamp`."""
+        return ["scaled", self.factor, self.source.stamp(y0, y1, x0, x1, listing)]
+
 
 @dataclass(frozen=True)
 class Weighted(Source):
@@ -137,6 +195,13 @@ class Weighted(Source):
         weight = self.weight.read(y0, y1, x0, x1)
         good = np.isfinite(weight) & (weight > 0)
         return np.where(good, self.source.read(y0, y1, x0, x1), np.float32(np.nan))
+
+    def stamp(
+        self, y0: int, y1: int, x0: int, x1: int, listing: Listing | None = None
+    ) -> list[Any]:
+        """See `Source.stamp`."""
+        both = (part.stamp(y0, y1, x0, x1, listing) for part in (self.source, self.weight))
+        return ["weighted", *both]
 
 
 @dataclass(frozen=True)

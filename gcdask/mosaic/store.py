@@ -6,35 +6,46 @@ so everything here is aligned with shards, and refused where it is not.
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
+import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
+from gcdask import storage
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.mosaic.source import Source
+from gcdask.mosaic import shards
+from gcdask.mosaic.source import Source, address
 
 INNER = (512, 256)  # preferred inner chunks (px): what one small read decodes
 
 
 @dataclass(frozen=True)
 class ZarrSource(Source):
-    """A ``(y, x)`` array of a zarr store, or one band of a ``(band, y, x)`` array."""
+    """A ``(y, x)`` array of a zarr store, or one band of a ``(band, y, x)`` array.
+
+    ``made`` makes the dask token of an array that was written again a new one; ``form`` is the key
+    of its shards and ``layout`` how they are encoded; ``held`` says which of them hold data
+    (empty: not known), see `gcdask.mosaic.shards`.
+    """
 
     store: str
     name: str
     band: int | None
     shape: tuple[int, int]
     block: tuple[int, int]
-    stamp: str
+    made: str
     kind: str = "float32"
+    form: str = ""
+    layout: str = ""
+    held: str = ""
 
     @property
     def dtype(self) -> np.dtype:
@@ -49,14 +60,15 @@ class ZarrSource(Source):
     @property
     def path(self) -> str:
         """The store and the name within."""
-        return f"{self.store}/{self.name}"
+        return storage.join(self.store, self.name)
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""
         key = (slice(y0, y1), slice(x0, x1))
         try:
-            array: Any = zarr.open_array(self.store, path=self.name, mode="r")
+            array: Any = zarr.open_array(**place(self.store), path=self.name, mode="r")
             window = array[key] if self.band is None else array[(self.band, *key)]
+            self._check_held(window, (y0, y1, x0, x1), array.fill_value)
         except MemoryError:
             raise
         except Exception as error:  # every store and codec has its own
@@ -66,22 +78,69 @@ class ZarrSource(Source):
             ) from error
         return np.asarray(window, self.dtype)
 
+    def stamp(
+        self, y0: int, y1: int, x0: int, x1: int, listing: shards.Listing | None = None
+    ) -> list[Any]:
+        """See `Source.stamp`: each shard's key with its size and time or ETag."""
+        listing = shards.Listing() if listing is None else listing
+        keys = [self.form.format(i, j) for i, j, _ in self._touched((y0, y1, x0, x1))]
+        return [self.layout, [[key, listing.shard(self.path, key)] for key in keys]]
+
+    def _touched(self, window: tuple[int, int, int, int]) -> Iterator[Any]:
+        return shards.touched(window, self.block)
+
+    def _check_held(self, window: Any, where: tuple[int, int, int, int], fill: Any) -> None:
+        """Raise if a shard that held data is gone: zarr reads it as if it had none."""
+        if not self.held:
+            return
+        counts = tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
+        held, listing = shards.unpack(self.held, (counts[0], counts[1])), shards.Listing()
+        for i, j, part in self._touched(where):
+            if held[i, j] and _is_fill(window[part], fill):
+                key = self.form.format(i, j)
+                if listing.shard(self.path, key) is None:
+                    raise FileNotFoundError(f"shard {key} is missing")
+
+
+def _is_fill(part: np.ndarray, fill: Any) -> bool:
+    """Whether there is nothing but the fill value; a look at a few pixels mostly tells."""
+    for pixels in (part[::64, ::64], part):
+        same = np.isnan(pixels) if pixels.dtype.kind == "f" and np.isnan(fill) else pixels == fill
+        if not same.all():
+            return False
+    return True
+
+
+def place(store: str) -> dict[str, Any]:
+    """Where a store is, as arguments of zarr's functions."""
+    return {"store": store, "storage_options": storage.options(store) or None}
+
 
 def is_store(path: str) -> bool:
     """Whether the path names a zarr store (by what it holds, or else by its name)."""
-    if "://" in path:
-        return ".zarr" in path
-    inside = any(os.path.exists(os.path.join(path, f)) for f in ("zarr.json", ".zgroup"))
-    return inside or path.rstrip("/").endswith(".zarr")
+    if path.rstrip("/").endswith(".zarr"):
+        return True
+    if storage.is_remote(path):
+        plain = re.search(r"\.(fits?|fz|gz|parquet|pq|ecsv|csv|par|reg)(\[.*\])?$", path.lower())
+        return not plain and storage.exists(storage.join(path, "zarr.json"))
+    return any(os.path.exists(os.path.join(path, f)) for f in ("zarr.json", ".zgroup"))
 
 
 def open_group(store: str) -> zarr.Group:
     """Open a store for reading; `InputError` if it is none or was never finished."""
-    if "://" not in store and not os.path.exists(store):
+    storage.check_url(store)
+    if not storage.is_remote(store) and not os.path.exists(store):
         raise InputError(f"{store} does not exist; check the path")
     try:
-        group = zarr.open_group(store, mode="r", use_consolidated=False)
-        array_names(group)  # reads the arrays' metadata
+        with storage.told(store):
+            # web servers list nothing: there the copy of all metadata says what the group holds
+            group = zarr.open_group(
+                **place(store), mode="r", use_consolidated=not shards.lists(store)
+            )
+            for name in array_names(group):  # reads the arrays' metadata
+                check_codecs(store, group[name])
+    except InputError:
+        raise
     except Exception as error:  # every kind of store has its own
         raise InputError(
             f"{store} is not a readable zarr group ({reason(error)}); check the path, or copy the "
@@ -94,6 +153,19 @@ def open_group(store: str) -> zarr.Group:
     return group
 
 
+def check_codecs(store: str, array: Any) -> None:
+    """Raise `InputError` for an array of Python objects: reading one may run what is in it."""
+    known = array.metadata.to_dict()
+    codecs: list[Any] = [known.get("compressor"), *(known.get("filters") or ())]
+    codecs += known.get("codecs") or ()
+    text = json.dumps(codecs, default=str).lower()
+    if "pickle" in text:
+        raise InputError(
+            f"{store}: {array.path} holds pickled Python objects, which are never read; "
+            "write it again with plain numbers or text"
+        )
+
+
 def array_names(group: zarr.Group) -> list[str]:
     """Names of the arrays of a group, sorted; other files beside them are passed over."""
     with warnings.catch_warnings():
@@ -103,36 +175,7 @@ def array_names(group: zarr.Group) -> list[str]:
 
 def reason(error: Exception) -> str:
     """First clause of another library's message."""
-    return " ".join(str(error).split())[:80] or type(error).__name__
-
-
-def count_shards(store: str, name: str) -> int | None:
-    """How many shards of an array are on disk and not empty; None for a remote store.
-
-    What has only the fill value is not written, so this is not how many there could be.
-    """
-    if "://" in store:
-        return None
-    files = (
-        os.path.join(folder, file)
-        for folder, _, names in os.walk(os.path.join(store, name, "c"))
-        for file in names
-    )
-    return sum(os.path.getsize(file) > 0 for file in files)
-
-
-def check_shards(store: str, group: zarr.Group, name: str) -> None:
-    """Raise `InputError` if shards are missing that were there when the store was completed.
-
-    Zarr reads a missing shard as one without data, so a copy that was cut off would pass.
-    """
-    written: Any = group.attrs.get("shards", {})
-    there, wanted = count_shards(store, name), written.get(name)
-    if wanted is not None and there is not None and there < wanted:
-        raise InputError(
-            f"{store}: {wanted - there} of {wanted} shards of {name} are missing; the store is "
-            "damaged, copy it again or make it anew"
-        )
+    return " ".join(storage.redact(str(error)).split())[:80] or type(error).__name__
 
 
 def source_of(store: str, group: zarr.Group, name: str, band: int | None, kind: str) -> ZarrSource:
@@ -140,7 +183,16 @@ def source_of(store: str, group: zarr.Group, name: str, band: int | None, kind: 
     array: Any = group[name]
     block = array.shards or array.chunks
     return ZarrSource(
-        store, name, band, tuple(array.shape[-2:]), tuple(block[-2:]), _stamp(store, array), kind
+        store,
+        name,
+        band,
+        tuple(array.shape[-2:]),
+        tuple(block[-2:]),
+        _made(store, array),
+        kind,
+        shards.key_form(array, band),
+        shards.layout(array),
+        shards.held_of(group, name, band),
     )
 
 
@@ -198,12 +250,12 @@ def create_array(
     InputError
         If the array exists, or the group is on another grid.
     """
-    store, dtype = os.fspath(store), np.dtype(dtype)
+    store, dtype = address(store), np.dtype(dtype)
     if shard < 1:
         raise InputError(
             f"shard = {shard} is not positive; give the tile size in pixels, e.g. 4096"
         )
-    group = zarr.open_group(store, mode="a", zarr_format=3, use_consolidated=False)
+    group = zarr.open_group(**place(store), mode="a", zarr_format=3, use_consolidated=False)
     if name in group and not overwrite:
         array: Any = group[name]
         alike = (
@@ -240,7 +292,7 @@ def write_tile(store: str | os.PathLike, name: str, where: tuple[slice, slice], 
     ``where`` are array indices, e.g. ``Tile.core_slices``; ``data`` has that shape. Different
     tiles may be written at the same time, by different processes.
     """
-    array: Any = zarr.open_array(os.fspath(store), path=name, mode="r+")
+    array: Any = zarr.open_array(**place(address(store)), path=name, mode="r+")
     shards = array.shards or array.chunks
     for part, size, shard in zip(where, array.shape, shards, strict=True):
         start, stop, _ = part.indices(size)
@@ -259,17 +311,18 @@ def consolidate(store: str) -> None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr says that it is not yet in the specification
-        zarr.consolidate_metadata(store, zarr_format=3)
+        group = zarr.open_group(**place(store), mode="r+", use_consolidated=False)
+        zarr.consolidate_metadata(group.store_path, zarr_format=3)
 
 
 def map_attrs(store: str, name: str) -> dict[str, Any]:
     """Attributes of a map of a store."""
-    return dict(zarr.open_array(store, path=name, mode="r").attrs)
+    return dict(zarr.open_array(**place(store), path=name, mode="r").attrs)
 
 
 def set_complete(store: str, name: str, complete: bool) -> None:
     """Say whether a map of `create_array` is whole: `open_map` refuses it while it is not."""
-    zarr.open_array(store, path=name, mode="r+").attrs["complete"] = complete
+    zarr.open_array(**place(store), path=name, mode="r+").attrs["complete"] = complete
 
 
 def inner_chunk(shard: int) -> int:
@@ -284,9 +337,10 @@ def codecs(compressor: Any, itemsize: int = 4) -> Any:
     lz4 as tight as plain zstd and reads three times faster.
     """
     if compressor in ("lz4", "zstd"):
-        return BloscCodec(cname=compressor, clevel=1, shuffle="bitshuffle", typesize=itemsize)
+        blosc = BloscCodec(cname=compressor, clevel=1, shuffle="bitshuffle", typesize=itemsize)
+        return (blosc, Crc32cCodec())  # lz4 has no checksum: a flipped bit would pass for pixels
     if compressor in ("none", None):
-        return None
+        return (Crc32cCodec(),)
     if isinstance(compressor, str):
         raise InputError(f"compressor = {compressor!r} is unknown; use 'lz4', 'zstd' or 'none'")
     return compressor
@@ -320,22 +374,16 @@ def write_coordinates(group: zarr.Group, store: str, grid: Grid) -> None:
 def clear(store: str, overwrite: bool) -> None:
     """Make room for a new store: nothing there, or a zarr store and leave to replace it."""
     check_room(store, overwrite)
-    if "://" in store:
-        system, path = fsspec.url_to_fs(store)
-        if system.exists(path):
-            system.rm(path, recursive=True)
-    elif os.path.exists(store):
-        shutil.rmtree(store)
+    storage.remove(store)
 
 
 def check_room(store: str, overwrite: bool) -> None:
     """Raise `InputError` where a new store may not be written; removes nothing."""
-    if "://" in store:
-        system, path = fsspec.url_to_fs(store)
-        if not overwrite and system.exists(path):
-            raise InputError(f"{store} exists; give overwrite=True (--overwrite) or another path")
-        return
-    if not os.path.exists(store):
+    storage.check_url(store)
+    if not shards.lists(store):
+        raise InputError(f"{store} cannot be written: the web is read-only; give a local path, "
+                         "s3://... or gs://...")  # fmt: skip
+    if not storage.exists(store):
         return
     if not overwrite:
         try:
@@ -346,15 +394,12 @@ def check_room(store: str, overwrite: bool) -> None:
         raise InputError(
             f"{store} {state}; give overwrite=True (--overwrite) to replace it, or another path"
         )
-    empty = os.path.isdir(store) and not os.listdir(store)
-    if not empty and not os.path.exists(os.path.join(store, "zarr.json")):
+    if storage.names(store) and not storage.exists(storage.join(store, "zarr.json")):
         raise InputError(f"{store} is not a zarr store and will not be replaced; give another path")
 
 
-def _stamp(store: str, array: Any) -> str:
+def _made(store: str, array: Any) -> str:
     """Name of the content, for dask tokens: changes when the array is written again."""
     token = str(array.attrs.get("token", ""))
-    if "://" in store:
-        return token
-    files = (os.path.join(store, array.path, name) for name in ("zarr.json", ".zarray"))
-    return "-".join([token, *(str(os.stat(f).st_mtime_ns) for f in files if os.path.exists(f))])
+    files = (storage.join(store, array.path, name) for name in ("zarr.json", ".zarray"))
+    return "-".join([token, *(storage.state(file).get("stamp", "") for file in files)])
