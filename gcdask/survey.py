@@ -19,7 +19,7 @@ from scipy import ndimage
 from gcdask.grid import Tile
 from gcdask.kernels import highpass as hp
 from gcdask.kernels import sums
-from gcdask.kernels.noise import interpolate_cells, robust_sigma, sigma_around
+from gcdask.kernels.noise import cell_span, interpolate_cells, robust_sigma, sigma_around
 
 FILTERS = ((0.5, 5.0), (1.0, 3.0))
 DETECTION = "detection"  # name of the noise after both high-pass steps
@@ -128,6 +128,24 @@ class Survey:
         """Noise ``name`` at rows ``y``, columns ``x`` of the field, shape (len(y), len(x))."""
         oy, ox = self.plan.offset
         return interpolate_cells(self.sigma[name], self.plan.noise_cell, y + oy, x + ox)
+
+    def around(self, y: np.ndarray, x: np.ndarray, margin: float) -> list[np.ndarray]:
+        """All that rows ``y``, columns ``x`` can take of noise and distance.
+
+        Distances that are larger than ``margin`` px for sure count as equal.
+        """
+        side = self.plan.footprint_cell
+        ys, xs = (slice(max(a[0] // side - 1, 0), a[-1] // side + 2) for a in (y, x))
+        # distances of neighbouring cells differ by at most their own
+        out = [np.minimum(self.distance[ys, xs], np.float32(margin + 3 * side))]
+        cell = self.plan.noise_cell
+        for cells in self.sigma.values():
+            spans = (
+                cell_span(a + o, cell, n)
+                for a, o, n in zip((y, x), self.plan.offset, cells.shape, strict=True)
+            )
+            out.append(cells[tuple(spans)])
+        return out
 
     def is_inside(self, y: np.ndarray, x: np.ndarray, margin: float) -> bool:
         """Whether rows ``y``, columns ``x`` are surely more than ``margin`` px inside."""
@@ -319,6 +337,7 @@ def _spiked(tables: Sequence[dict[str, np.ndarray]]) -> tuple[pd.DataFrame, floa
     k = int(np.argmax(votes + np.roll(votes, 1) + np.roll(votes, -1)))
     near = np.arange(-2, 3)
     weight = np.maximum(votes[(k + near) % votes.size], 0)
-    angle = (k + 0.5 + np.average(near, weights=weight)) * SPIKE_BIN
+    # to a tenth: one star more or less in a large field must not turn all spikes by a hair
+    angle = np.round((k + 0.5 + np.average(near, weights=weight)) * SPIKE_BIN, 1)
     contrast = np.max([np.roll(strength, s, axis=1)[:, k] for s in (-1, 0, 1)], axis=0)
     return pd.DataFrame({**columns, "contrast": contrast}), float(angle % SECTOR)

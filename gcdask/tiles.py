@@ -14,7 +14,10 @@ that two are on the same pixels, and have them as dask arrays (`as_map`, `on_pix
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -24,7 +27,10 @@ import xarray as xr
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
+from gcdask.mosaic.source import Source
 
+BLOCK = 256  # px: parts of a damaged window that are given up; inner chunks are multiples of it
+PAUSE = 0.25  # s before a window is read again, twice as long each time
 CHUNK = 2048  # px: side of the chunks of maps that have none of their own
 
 Chunks = tuple[tuple[int, ...], ...]
@@ -93,6 +99,89 @@ def read_sum(bands: Sequence[Any], tile: Tile) -> np.ndarray:
     for band in bands[1:]:
         total += np.asarray(band[tile.slices], np.float32)
     return total
+
+
+def read_what_can_be(
+    bands: Sequence[Any], tile: Tile, retries: int = 0
+) -> tuple[np.ndarray, list[str]]:
+    """`read_sum` that goes on where pixels cannot be read: they have no data.
+
+    Parameters
+    ----------
+    retries : int
+        Times that the window is read again, after a moment, before its parts are tried.
+
+    Returns
+    -------
+    image : (h, w) float32 array
+    damage : list of str
+        What could not be read, in one line each; empty if all was well.
+    """
+    for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(PAUSE * 2**attempt)  # a store that was busy may have recovered
+        with suppress(InputError):
+            return read_sum(bands, tile), []
+    damage: list[str] = []
+    image = np.full([s.stop - s.start for s in tile.slices], np.nan, np.float32)
+    _salvage(bands, tile, tile.window, image, damage)
+    return image, damage
+
+
+def _salvage(
+    bands: Sequence[Any],
+    tile: Tile,
+    part: tuple[int, int, int, int],
+    image: np.ndarray,
+    damage: list[str],
+) -> None:
+    """Read a part of a window in ever smaller parts, cut where chunks of stores are."""
+    piece = Tile(tile.index, part, part)
+    try:
+        image[piece.within(tile)] = read_sum(bands, piece)
+        return
+    except InputError as error:
+        reason = str(error)
+    cuts = [[*range((a // BLOCK + 1) * BLOCK, b, BLOCK)] for a, b in (part[:2], part[2:])]
+    if not any(cuts):
+        damage.append(reason)
+        return
+    y0, y1, x0, x1 = part
+    if len(cuts[0]) >= len(cuts[1]):
+        middle = cuts[0][len(cuts[0]) // 2]
+        halves = [(y0, middle, x0, x1), (middle, y1, x0, x1)]
+    else:
+        middle = cuts[1][len(cuts[1]) // 2]
+        halves = [(y0, y1, x0, middle), (y0, y1, middle, x1)]
+    for half in halves:
+        _salvage(bands, tile, half, image, damage)
+
+
+@dataclass(frozen=True)
+class Forgiving(Source):
+    """A source without data (NaN) where its file cannot be read, by the rule of the tiles."""
+
+    source: Source
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """``(ny, nx)``."""
+        return self.source.shape
+
+    @property
+    def native(self) -> tuple[int, int] | None:
+        """See `Source.native`."""
+        return self.source.native
+
+    @property
+    def path(self) -> str:
+        """See `Source.path`."""
+        return self.source.path
+
+    def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """See `Source.read`."""
+        window = (y0, y1, x0, x1)
+        return read_what_can_be([self.source], Tile((0, 0), window, window))[0]
 
 
 def band_sum(mosaic: xr.Dataset, bands: Sequence[str] | None = None) -> xr.DataArray:

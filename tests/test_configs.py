@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gcdask import cli, mosaic, pipeline, simulate
+from gcdask import cli, mosaic, pipeline, simulate, storage
 from gcdask.config import load
 
 QUIET = "output={fits: false, figures: false, report: false}"
@@ -33,9 +33,9 @@ def test_smacs0723_meets_the_published_numbers(root, shared_data, tmp_path):
     assert results["relation"]["n_boxes_occupied"] == pytest.approx(85, abs=5)
     assert results["relation"]["n_boxes_unmasked"] == 1264
     assert results["relation"]["status"].startswith("unconstrained")
-    page = (tmp_path / "smacs/report.html").read_text()
+    page = (tmp_path / "smacs/latest/report.html").read_text()
     assert "unconstrained" in page
-    assert sorted(p.stem for p in (tmp_path / "smacs/figures").glob("*.png")) == [
+    assert sorted(p.stem for p in (tmp_path / "smacs/latest/figures").glob("*.png")) == [
         "density", "profiles", "relation", "scatter", "sources",
     ]  # fmt: skip
 
@@ -72,14 +72,14 @@ def test_as1063_runs_on_a_pair_of_modules(root, modules, tmp_path, capsys):
     ]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "n_detected" in capsys.readouterr().out
-    results = pipeline.store.read_json(tmp_path / "out/results.json")
+    results = storage.read_json(tmp_path / "out/latest/results.json")
     assert results["mask_shares"]["image"]["region"] > 0
     assert results["mask_shares"]["reference"]["region"] > 0
     assert results["profile"]["contamination_method"] == "reference"
     level = results["profile"]["contamination_arcsec2"]
     assert abs(level - 0.363) < 3 * results["profile"]["contamination_arcsec2_error"] + 0.1
     assert results["beta"]["dispersion_relative"] < 0.1
-    mask = mosaic.open_map(tmp_path / "out/maps.zarr/image", "mask")
+    mask = mosaic.open_map(tmp_path / "out/latest/maps.zarr/image", "mask")
     assert isinstance(mask, xr.DataArray)
     assert np.count_nonzero(mask.values & 64) == pytest.approx(np.pi * (2 / 0.03) ** 2, rel=0.01)
 
@@ -100,6 +100,6 @@ def test_both_roads_into_a_run_agree(root, modules, tmp_path):
         assert result.results["beta"] is None
         from gcdask import catalog
 
-        found.append(catalog.read(tmp_path / name / "catalog.parquet").compute())
+        found.append(catalog.read(result.out / "catalog.parquet").compute())
     np.testing.assert_array_equal(found[0]["id"], found[1]["id"])
     np.testing.assert_array_equal(found[0]["peak"], found[1]["peak"])

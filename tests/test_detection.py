@@ -12,6 +12,7 @@ from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.pipeline import detection
 from gcdask.pipeline.inputs import open_inputs, rules_of
+from gcdask.pipeline.records import Place
 from gcdask.pipeline.runner import Runner
 
 GRID = Grid.tangent((342.18, -44.53), (260, 300), 0.03, angle=20)
@@ -64,10 +65,9 @@ def field(folder, image, **changes):
 def detect(config, folder):
     """Run the detection of a configuration's mosaic; its field and its peaks at T."""
     inputs = open_inputs(config)
-    job = detection.make_job(
-        config, inputs.sources, rules_of(config.mask), folder / "work", folder / "maps.zarr"
-    )
-    found = detection.detect_field("field", job, config, Runner())
+    place = Place(str(folder / "work"), str(folder / "maps.zarr"))
+    job = detection.make_job(config, inputs.sources, rules_of(config.mask), place)
+    found = detection.detect_field("field", job, Runner())
     peaks = catalog.read(folder / "work/peaks").compute()
     return found, peaks.sort_values("id", ignore_index=True)
 

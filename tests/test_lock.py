@@ -30,28 +30,28 @@ def other(tmp_path):
 
 def owner(folder, **changes):
     """Write a lock as another run would have."""
-    written = {**lock._me(), "token": "theirs", **changes}
+    written = {**lock._me(), "token": "theirs", "beat": time.time(), **changes}
     (folder / lock.LOCK).write_text(json.dumps(written))
     return written
 
 
 def test_a_lock_lives_as_long_as_its_context(tmp_path):
-    with lock.hold(tmp_path) as previous:
-        assert previous is None
-        held = json.loads((tmp_path / lock.LOCK).read_text())
-        assert held["pid"] == os.getpid()
+    with lock.hold(tmp_path) as held:
+        assert held.previous is None
+        written = json.loads((tmp_path / lock.LOCK).read_text())
+        assert written["pid"] == os.getpid()
         with pytest.raises(LockError):
-            lock.check(tmp_path)
+            lock.check(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ZeroDivisionError), lock.hold(tmp_path):
         raise ZeroDivisionError
-    lock.check(tmp_path)
+    lock.check(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_second_run_is_told_who_holds_the_folder(tmp_path, other):
     before = (tmp_path / lock.LOCK).read_bytes()
-    for attempt in (lambda: lock.check(tmp_path), lambda: lock.hold(tmp_path).__enter__()):
+    for attempt in (lambda: lock.check(str(tmp_path)), lambda: lock.hold(tmp_path).__enter__()):
         with pytest.raises(LockError, match=f"in use by process {other.pid} on .* since 20") as e:
             attempt()
         assert e.value.exit_code == 4
@@ -62,9 +62,9 @@ def test_the_second_run_is_told_who_holds_the_folder(tmp_path, other):
 def test_the_lock_of_a_killed_run_is_taken_over_with_a_note(tmp_path, other, caplog):
     other.kill()
     other.wait()
-    lock.check(tmp_path)
-    with lock.hold(tmp_path) as previous:
-        assert previous["pid"] == other.pid
+    lock.check(str(tmp_path))
+    with lock.hold(tmp_path) as held:
+        assert held.previous["pid"] == other.pid
         assert f"took over {tmp_path} from process {other.pid}" in caplog.text
         assert json.loads((tmp_path / lock.LOCK).read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
@@ -73,41 +73,52 @@ def test_the_lock_of_a_killed_run_is_taken_over_with_a_note(tmp_path, other, cap
 def test_another_process_of_the_same_number_is_another_one(tmp_path):
     owner(tmp_path)
     with pytest.raises(LockError):
-        lock.check(tmp_path)
+        lock.check(str(tmp_path))
     owner(tmp_path, born=1)
-    with lock.hold(tmp_path) as previous:
-        assert previous["pid"] == os.getpid()
+    with lock.hold(tmp_path) as held:
+        assert held.previous["pid"] == os.getpid()
 
 
 def test_a_lock_of_another_machine_is_stale_when_nobody_touches_it(tmp_path):
     owner(tmp_path, host="elsewhere", pid=1)
     with pytest.raises(LockError, match="process 1 on elsewhere"):
-        lock.check(tmp_path)
-    past = time.time() - lock.STALE - 1
-    os.utime(tmp_path / lock.LOCK, (past, past))
-    with lock.hold(tmp_path) as previous:
-        assert previous["host"] == "elsewhere"
+        lock.check(str(tmp_path))
+    owner(tmp_path, host="elsewhere", pid=1, beat=time.time() - lock.STALE - 1)
+    with lock.hold(tmp_path) as held:
+        assert held.previous["host"] == "elsewhere"
 
 
-def test_the_holder_touches_its_lock_and_no_other(tmp_path, monkeypatch):
+def test_the_holder_gives_signs_of_life_and_touches_no_other_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
     path = tmp_path / lock.LOCK
-    with lock.hold(tmp_path):
-        os.utime(path, (0, 0))
+    with lock.hold(tmp_path) as held:
+        first = json.loads(path.read_text())["beat"]
         time.sleep(0.5)
-        assert path.stat().st_mtime > 0
-        owner(tmp_path, host="elsewhere")  # somebody thought that we were gone
-        os.utime(path, (0, 0))
+        assert json.loads(path.read_text())["beat"] > first
+        held.check()
+        written = owner(tmp_path, host="elsewhere")  # somebody thought that we were gone
         time.sleep(0.3)
-        assert path.stat().st_mtime == 0
+        assert json.loads(path.read_text()) == written
+        with pytest.raises(LockError, match="on elsewhere"):
+            held.check()
     assert json.loads(path.read_text())["host"] == "elsewhere"  # not ours to remove
+
+
+def test_a_lock_works_on_an_object_store():
+    out = "memory://locks/out"
+    with lock.hold(out) as held:
+        assert lock.owner_of(out)["pid"] == os.getpid()
+        with pytest.raises(LockError, match=f"in use by process {os.getpid()}"):
+            lock.hold(out).__enter__()
+        held.check()
+    assert lock.owner_of(out) is None
 
 
 @pytest.mark.parametrize("content", ["", '{"host": "a', "[]", "{}"])
 def test_a_lock_that_was_cut_off_is_taken_over(tmp_path, content):
     (tmp_path / lock.LOCK).write_text(content)
-    with lock.hold(tmp_path) as previous:
-        assert previous["pid"] == "unknown"
+    with lock.hold(tmp_path) as held:
+        assert held.previous["pid"] == "unknown"
 
 
 def test_one_of_many_takes_a_stale_lock_over(tmp_path):

@@ -142,6 +142,12 @@ def interpolate_cells(cells: np.ndarray, cell: float, y: np.ndarray, x: np.ndarr
     return out
 
 
+def cell_span(position: np.ndarray, cell: float, n: int) -> slice:
+    """The cells along an axis of ``n`` that `interpolate_cells` uses for rising positions."""
+    low, _ = _nodes(position[[0, -1]], cell, n)
+    return slice(int(low[0]), int(low[1]) + 2)
+
+
 @njit(cache=True, nogil=True)
 def _bilinear(out, cells, iy, fy, ix, fx):  # type: ignore[no-untyped-def]
     ny, nx = cells.shape

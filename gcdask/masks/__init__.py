@@ -9,8 +9,8 @@ order: rules, shapes, stars, window, lazy.
 from gcdask.masks.lazy import build_mask, survey_image
 from gcdask.masks.rules import FLAG_ATTRS, Flag, MaskRules, Rule, Spikes
 from gcdask.masks.shapes import MaskPlan, plan_mask, read_regions
-from gcdask.masks.stars import star_table
-from gcdask.masks.window import add_flag, mask_window, shares
+from gcdask.masks.stars import star_table, stars_near
+from gcdask.masks.window import add_flag, edge_margin, mask_window, shares
 from gcdask.tiles import band_sum
 
 __all__ = [
@@ -23,10 +23,12 @@ __all__ = [
     "add_flag",
     "band_sum",
     "build_mask",
+    "edge_margin",
     "mask_window",
     "plan_mask",
     "read_regions",
     "shares",
     "star_table",
+    "stars_near",
     "survey_image",
 ]

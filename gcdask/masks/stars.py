@@ -35,6 +35,18 @@ def star_table(plan: MaskPlan, survey: Survey) -> pd.DataFrame:
     return pd.concat([given, auto], ignore_index=True)
 
 
+def stars_near(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
+    """Rows (x, y, length, core, reach), all in px, of the stars that reach a window's pixels."""
+    assert plan.rules.spikes is not None
+    half = plan.rules.spikes.width / plan.grid.pixel_scale / 2
+    table = star_table(plan, survey)[["x", "y", "length", "core"]].to_numpy(float)
+    reaches = np.maximum(table[:, 2], table[:, 3]) + half
+    near = np.ones(len(table), bool)  # a field has many stars, a window few
+    for at, window in ((table[:, 1], y), (table[:, 0], x)):
+        near &= (at + reaches >= window[0]) & (at - reaches <= window[-1])
+    return np.column_stack([table, reaches])[near]
+
+
 def spike_pixels(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -> np.ndarray:
     """Pixels of the stars' cores and spikes in a window at global ``y``, ``x``."""
     out = np.zeros((y.size, x.size), bool)
@@ -43,12 +55,7 @@ def spike_pixels(y: np.ndarray, x: np.ndarray, plan: MaskPlan, survey: Survey) -
     known = np.isfinite(survey.angle)
     angles = survey.angle + 60 * np.arange(6) if known else np.array([])
     half = plan.rules.spikes.width / plan.grid.pixel_scale / 2
-    table = star_table(plan, survey)[["x", "y", "length", "core"]].to_numpy(float)
-    reaches = np.maximum(table[:, 2], table[:, 3]) + half
-    near = np.ones(len(table), bool)  # a field has many stars, a window few
-    for at, window in ((table[:, 1], y), (table[:, 0], x)):
-        near &= (at + reaches >= window[0]) & (at - reaches <= window[-1])
-    for (at_x, at_y, length, core), reach in zip(table[near], reaches[near], strict=True):
+    for at_x, at_y, length, core, reach in stars_near(y, x, plan, survey):
         ys = slice(*np.searchsorted(y, [at_y - reach, at_y + reach]))
         xs = slice(*np.searchsorted(x, [at_x - reach, at_x + reach]))
         if ys.stop <= ys.start or xs.stop <= xs.start:

@@ -44,7 +44,7 @@ def mask_window(
     y, x = plan.grid.y[row], plan.grid.x[column]  # global, where a cut-out counts from elsewhere
     rules, scale = plan.rules, plan.grid.pixel_scale
     cell = survey.plan.footprint_cell
-    if not survey.is_inside(row, column, max(rules.edge / scale, cell)):
+    if not survey.is_inside(row, column, edge_margin(plan, survey)):
         distance = survey.edge_distance(row, column)
         # the coarse distance reaches less than a cell beyond the footprint
         edge = ~good & (distance < cell)
@@ -68,6 +68,11 @@ def mask_window(
         values = source[tile.slices]
         add_flag(bits, ~np.isfinite(values) | (values != 0), Flag.USER)
     return bits
+
+
+def edge_margin(plan: MaskPlan, survey: Survey) -> float:
+    """Pixels that are this far inside the footprint have nothing to do with its edge."""
+    return max(plan.rules.edge / plan.grid.pixel_scale, survey.plan.footprint_cell)
 
 
 def add_flag(bits: np.ndarray, where: np.ndarray, flag: Flag) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gcdask import catalog, mosaic, plots, reduce, report
+from gcdask import catalog, mosaic, plots, reduce, report, storage
 from gcdask.grid import Grid
 from gcdask.masks import Flag
 from gcdask.pipeline.science import Found, Scene
@@ -42,26 +42,26 @@ def dots(table: Any) -> pd.DataFrame:
 
 
 def draw(
-    scene: Scene, maps: Path, folder: Path, found: Found, measured: dict[str, Any]
+    scene: Scene, home: str, folder: Path, found: Found, measured: dict[str, Any]
 ) -> list[report.Figure]:
-    """Write all figures that the run has data for, in the paper's order."""
+    """Write all figures that the run in ``home`` has data for, in the paper's order."""
     folder.mkdir(exist_ok=True)
     return [
         report.Figure(path, title, caption)
-        for path, title, caption in _all(scene, maps, folder, found, measured)
+        for path, title, caption in _all(scene, home, folder, found, measured)
     ]
 
 
 def _all(
-    scene: Scene, maps: Path, folder: Path, found: Found, measured: dict[str, Any]
+    scene: Scene, home: str, folder: Path, found: Found, measured: dict[str, Any]
 ) -> Iterator[tuple[Path, str, str]]:
     kpc, center = scene.field.kpc_per_arcsec, scene.field.center
     detected = dots(scene.detected)
     drawn = None
     if found.inpainted is not None:
-        drawn = dots(catalog.read(maps.parent / "inpainted.parquet"))
+        drawn = dots(catalog.read(storage.join(home, "inpainted.parquet")))
     if scene.mask is not None:
-        yield from _detection_figures(scene, maps, folder, found, detected)
+        yield from _detection_figures(scene, home, folder, found, detected)
     frames = [scene.grid, *([Grid.of(scene.reference[1])] if scene.reference else [])]
     yield (
         plots.source_map(
@@ -71,8 +71,9 @@ def _all(
         "Sources",
         "Detected sources and those inpainted where the mask hides them (paper, figure 2).",
     )  # fmt: skip
-    rho = mosaic.open_map(maps / "smooth", "density")
-    kappa = mosaic.open_map(maps / "smooth", "kappa") if "beta" in measured else None
+    smooth = storage.join(home, "maps.zarr", "smooth")
+    rho = mosaic.open_map(smooth, "density")
+    kappa = mosaic.open_map(smooth, "kappa") if "beta" in measured else None
     if kappa is not None:
         yield from _lens_figures(scene, folder, measured, rho, kappa)
     if scene.mask is not None:
@@ -81,11 +82,11 @@ def _all(
 
 
 def _detection_figures(
-    scene: Scene, maps: Path, folder: Path, found: Found, detected: Any
+    scene: Scene, home: str, folder: Path, found: Found, detected: Any
 ) -> Iterator[tuple[Path, str, str]]:
     assert scene.mask is not None
     if scene.config.output.detection:
-        detection = mosaic.open_map(maps / "image", "detection")
+        detection = mosaic.open_map(storage.join(home, "maps.zarr", "image"), "detection")
         cuts = [_cut(scene.grid, x, y) for x, y in _places(scene)]
         yield (
             plots.detection_panels(

@@ -111,20 +111,19 @@ def open_truth(path: str) -> pd.DataFrame:
 
 
 def open_field(section: Any) -> mosaic.Sources:
-    """The sources of a mosaic section, of the bands that it uses."""
-    return mosaic.open_sources(**mosaic_options(section))
+    """The sources of a mosaic section, of the bands that it uses.
 
-
-def mosaic_options(section: Any) -> dict[str, Any]:
-    """Arguments of `open_sources` and `open_mosaic` from a mosaic section."""
-    return {
-        "paths": section.path if section.path is not None else section.bands,
-        "err": section.err,
-        "weight": section.weight,
-        "unit": section.unit,
-        "align": section.align,
-        "bands": section.use,
-    }
+    Files that are damaged are opened: what cannot be read of them fails tile by tile.
+    """
+    return mosaic.open_sources(
+        section.path if section.path is not None else section.bands,
+        err=section.err,
+        weight=section.weight,
+        unit=section.unit,
+        align=section.align,
+        bands=section.use,
+        damaged="keep",
+    )
 
 
 def _check_same_bands(sources: mosaic.Sources, reference: mosaic.Sources) -> None:

@@ -1,7 +1,7 @@
 """One run at a time in an output folder: a file that says who is at work there, and since when.
 
-The holder touches the file every half minute. A lock whose process is gone (on this machine), or
-that nobody has touched for five minutes (on another one), is stale and is taken over.
+The holder writes the time into the file every half minute. A lock whose process is gone (on this
+machine), or whose time is five minutes old (of another one), is stale and is taken over.
 """
 
 from __future__ import annotations
@@ -15,34 +15,63 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcdask.errors import LockError
+from gcdask import storage
+from gcdask.errors import InputError, LockError
 
 log = logging.getLogger(__name__)
 
 LOCK = ".gcdask.lock"
-BEAT = 30  # s between touches
-STALE = 300  # s without a touch: whoever held the lock on another machine is gone
-SETTLE = 0.3  # s that a taker of a stale lock waits for another one
+BEAT = 30  # s between two signs of life
+STALE = 300  # s without one: whoever held the lock on another machine is gone
+SETTLE = 0.3  # s that a taker of a stale lock waits for another one; ten times that on other stores
 
 
-def check(out: Path) -> None:
+@dataclass
+class Held:
+    """A lock that is held; ``previous`` is the run whose stale lock was taken over, or None."""
+
+    out: str
+    mine: dict[str, Any]
+    previous: dict[str, Any] | None
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise `LockError` if another run took the lock over, thinking that we were gone."""
+        owner = _read(storage.join(self.out, LOCK))
+        if owner is None or owner["token"] != self.mine["token"]:
+            raise _held(self.out, owner or {"pid": "unknown", "host": "unknown", "started": "then"})
+
+    def beat(self) -> None:
+        """Give signs of life, until the lock is given back or lost."""
+        path = storage.join(self.out, LOCK)
+        while not self.ended.wait(BEAT):
+            with suppress(OSError, InputError):  # the run itself will say that the store is gone
+                owner = _read(path)
+                if owner is None or owner["token"] != self.mine["token"]:
+                    return
+                storage.write_json(path, {**self.mine, "beat": time.time()})
+
+
+def check(out: str) -> None:
     """Raise `LockError` if a run is at work in ``out``; changes nothing."""
-    owner = _read(out / LOCK)
-    if owner is not None and not _is_stale(out / LOCK, owner):
+    owner = _read(storage.join(out, LOCK))
+    if owner is not None and not _is_stale(owner):
         raise _held(out, owner)
 
 
-@contextmanager
-def hold(out: Path) -> Iterator[dict[str, Any] | None]:
-    """Hold the lock of a folder, which must exist, while the context is open.
+def owner_of(out: str) -> dict[str, Any] | None:
+    """Who is at work in ``out``: ``host``, ``pid``, ``started``; None if nobody is."""
+    owner = _read(storage.join(out, LOCK))
+    return None if owner is None or _is_stale(owner) else owner
 
-    Yields
-    ------
-    dict or None
-        ``host``, ``pid`` and ``started`` of the run whose stale lock was taken over.
+
+@contextmanager
+def hold(out: str | Path) -> Iterator[Held]:
+    """Hold the lock of a folder (or URL), which must exist, while the context is open.
 
     Raises
     ------
@@ -51,51 +80,44 @@ def hold(out: Path) -> Iterator[dict[str, Any] | None]:
     OSError
         If the folder cannot be written.
     """
-    path, mine = out / LOCK, _me()
-    previous = _acquire(out, mine)
-    if previous is not None:
+    out, mine = str(out), _me()
+    held = Held(out, mine, _acquire(out, mine))
+    if held.previous is not None:
         log.warning(
             "took over %s from process %s on %s, which began at %s and is gone",
-            out, previous["pid"], previous["host"], previous["started"],
+            out, *(held.previous[k] for k in ("pid", "host", "started")),
         )  # fmt: skip
-    ended = threading.Event()
-    beat = threading.Thread(target=_touch, args=(path, mine, ended), daemon=True)
+    beat = threading.Thread(target=held.beat, daemon=True)
     beat.start()
     try:
-        yield previous
+        yield held
     finally:
-        ended.set()
+        held.ended.set()
         beat.join()
-        if _read(path) == mine:
-            path.unlink(missing_ok=True)
+        path = storage.join(out, LOCK)
+        owner = _read(path)
+        if owner is not None and owner["token"] == mine["token"]:
+            storage.remove(path)
 
 
-def _acquire(out: Path, mine: dict[str, Any]) -> dict[str, Any] | None:
+def _acquire(out: str, mine: dict[str, Any]) -> dict[str, Any] | None:
     """Write the lock; what was there if it was stale."""
-    path = out / LOCK
+    path = storage.join(out, LOCK)
+    content = {**mine, "beat": time.time()}
     try:
-        with open(path, "x") as file:
-            json.dump(mine, file)
+        storage.write_bytes(path, json.dumps(content).encode(), exclusive=True)
         return None
     except FileExistsError:
         owner = _read(path)
-    if owner is not None and not _is_stale(path, owner):
+    if owner is not None and not _is_stale(owner):
         raise _held(out, owner)
-    temporary = path.with_name(f"{LOCK}.{mine['token']}")
-    temporary.write_text(json.dumps(mine))
-    os.replace(temporary, path)
-    time.sleep(SETTLE)  # of two runs that take a stale lock over at once the later one has it
+    storage.write_json(path, content)
+    # of two runs that take a stale lock over at once the later one has it
+    time.sleep(SETTLE * (10 if storage.is_remote(out) else 1))
     now = _read(path)
-    if now is not None and now != mine:
+    if now is not None and now["token"] != mine["token"]:
         raise _held(out, now)
     return owner or {"host": "unknown", "pid": "unknown", "started": "an unknown time"}
-
-
-def _touch(path: Path, mine: dict[str, Any], ended: threading.Event) -> None:
-    while not ended.wait(BEAT):
-        with suppress(OSError):  # the run itself will say that the folder is gone
-            if _read(path) == mine:
-                os.utime(path)
 
 
 def _me() -> dict[str, Any]:
@@ -109,22 +131,17 @@ def _me() -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: str) -> dict[str, Any] | None:
     """Content of a lock; None where there is none, or one that was cut off while being written."""
-    try:
-        owner = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return owner if isinstance(owner, dict) and {"host", "pid", "started"} <= set(owner) else None
+    owner = storage.read_json(path)
+    known = {"host", "pid", "started", "token"}
+    return owner if isinstance(owner, dict) and known <= set(owner) else None
 
 
-def _is_stale(path: Path, owner: dict[str, Any]) -> bool:
+def _is_stale(owner: dict[str, Any]) -> bool:
     if owner["host"] == socket.gethostname():
         return not _is_alive(owner["pid"], owner.get("born"))
-    try:
-        return time.time() - path.stat().st_mtime > STALE
-    except FileNotFoundError:
-        return True
+    return time.time() - owner.get("beat", 0) > STALE
 
 
 def _is_alive(pid: Any, born: int | None) -> bool:
@@ -147,7 +164,7 @@ def _born(pid: int) -> int | None:
     return int(text.rsplit(")", 1)[1].split()[19])
 
 
-def _held(out: Path, owner: dict[str, Any]) -> LockError:
+def _held(out: str, owner: dict[str, Any]) -> LockError:
     return LockError(
         f"output folder {out} is in use by process {owner['pid']} on {owner['host']} since "
         f"{owner['started']}; wait for it, end it, or choose another --out"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distributed.system import MEMORY_LIMIT
 
 from gcdask import mosaic
 from gcdask.config import Config
 from gcdask.grid import Grid
 from gcdask.kernels import nearfar
-from gcdask.pipeline.detection import FieldJob, make_job
+from gcdask.pipeline.detection import kept_bytes, make_job
 from gcdask.pipeline.inputs import Inputs, open_inputs, rules_of
+from gcdask.pipeline.records import Place
+from gcdask.pipeline.runner import KEEP
+from gcdask.pipeline.tile import FieldJob
 from gcdask.tiles import tile_grid
 
 # Measured on AS1063-like fields with tiles of 512 to 4096 px, to within a tenth.
@@ -51,14 +54,20 @@ def dry_run(config: Config) -> Plan:
     rows: list[tuple[str, str]] = []
     tasks, memory, chunks = 0, WORKER + _smooth_memory(inputs.grid), "no tiles"
     for name, sources, section in _fields(config, inputs):
-        job = make_job(config, sources, rules_of(section), Path(), Path())
+        job = make_job(config, sources, rules_of(section), Place("", ""))
         n, window, text = _detection(name, job, config, rows)
         tasks += n
-        memory = max(memory, WORKER + WINDOW * window)
+        memory = max(memory, WORKER + WINDOW * window + _kept(job, config))
         chunks = text
     rows += _later(config, inputs)
     tasks += _smooth_tasks(config, inputs)
     return Plan(rows, tasks, chunks, memory)
+
+
+def _kept(job: FieldJob, config: Config) -> float:
+    """Bytes that the survey leaves on each own worker, if there is room (see `Runner.room`)."""
+    kept = kept_bytes(job)
+    return kept / max(config.cluster.workers, 1) if kept <= KEEP * MEMORY_LIMIT else 0.0
 
 
 def _fields(config: Config, inputs: Inputs) -> list[tuple[str, mosaic.Sources, Any]]:
@@ -76,10 +85,7 @@ def _detection(
 ) -> tuple[int, int, str]:
     shape, size = job.grid.shape, config.tiles.size
     tiles = tile_grid(shape, size, job.halo)
-    plan = job.mask.rules.survey_plan(
-        job.grid, noise_cell=config.noise.cell, patch=config.noise.patch, filters=job.filters
-    )
-    halo = max(job.halo, plan.halo)
+    halo = max(job.halo, job.plan.halo)
     window = int(np.prod([min(size + 2 * halo, n) for n in shape]))
     text = f"tiles of {size} px with a halo of {job.halo} px"
     grid = f"{shape[0]} x {shape[1]} px, {len(job.bands)} bands in {job.units or 'no unit'}"

@@ -13,8 +13,8 @@ from astropy.table import Table
 from gcdask.grid import Grid
 from gcdask.masks import star_table
 from gcdask.pipeline import detection
+from gcdask.pipeline.identity import plain
 from gcdask.pipeline.science import Found, Scene
-from gcdask.pipeline.store import plain
 
 #: Units of the entries of ``results.json`` by dotted name; what is not here is a pure number. A
 #: name stands for all entries of a section or list of that name.

@@ -1,55 +1,38 @@
-"""The stages of a run in their order: detect, catalogue, inpaint, maps, compare, profiles, report.
+"""The stages of a run in their order: detect, catalogue, inpaint, maps, FITS, results.
 
-A stage takes what the stages before it wrote, and writes its own products into the output folder.
+A stage takes what the stages before it wrote, and writes its own products into the run's folder.
+What decides its products makes its fingerprint; a stage (or a tile) whose fingerprint an earlier
+run has already is taken over.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
 
-import dask
-import dask.dataframe as dd
-import numpy as np
-import pandas as pd
-import xarray as xr
 from distributed import Client
 
-from gcdask import catalog, density, mosaic, report
-from gcdask._version import __version__
+from gcdask import storage
 from gcdask.config import Config
 from gcdask.errors import InputError
-from gcdask.grid import Grid
-from gcdask.pipeline import detection, figures, lock, results, science, store
-from gcdask.pipeline.detection import FieldJob
-from gcdask.pipeline.inputs import Inputs, mosaic_options, open_inputs, rules_of
+from gcdask.pipeline import lock, versions
+from gcdask.pipeline.identity import identify
+from gcdask.pipeline.inputs import Inputs, open_inputs
+from gcdask.pipeline.measures import measure
+from gcdask.pipeline.records import Place
 from gcdask.pipeline.runner import Progress, Runner, silent
-from gcdask.pipeline.science import Found, Scene
-from gcdask.pipeline.truth import evaluate
+from gcdask.pipeline.science import Found
+from gcdask.pipeline.sources import field_jobs, find, find_sources
+from gcdask.pipeline.versions import STAGES, RunResult, Version
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("numpy", "scipy", "dask", "distributed", "xarray", "zarr", "astropy", "pandas")
-MAIN, REFERENCE, SMOOTH = "image", "reference", "smooth"  # groups of maps.zarr
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run left behind: its folder, the content of ``results.json``, the report."""
-
-    out: Path
-    results: dict[str, Any]
-    report: Path | None
-
-
-def identify(config: Config) -> dict[str, Any]:
-    """Everything that decides a run's results, and its fingerprint."""
-    settings = config.canonical()
-    science_settings = {k: v for k, v in settings.items() if k not in ("cluster", "output")}
-    inputs = {key: store.input_state(path) for key, path in config.local_paths()}
-    fingerprint = store.digest([science_settings, inputs, __version__])
-    return {"fingerprint": fingerprint, "config": settings, "inputs": inputs}
 
 
 def run(
@@ -57,27 +40,34 @@ def run(
     out: str | Path,
     *,
     client: Client | None = None,
-    force: bool = False,
+    force: str | None = None,
     progress: Progress = silent,
+    resources: dict[str, float] | None = None,
 ) -> RunResult:
-    """Do everything that a configuration asks for.
+    """Do what a configuration asks for and is not done yet.
 
     Parameters
     ----------
     config : Config
         From `gcdask.config.load`.
-    out : path
-        Output folder: new, empty, or of the same run, which is then continued or repeated.
+    out : path or URL
+        Output folder: new, or with earlier runs, from which everything is taken that still holds.
+        The run gets a folder of its own in it (see `gcdask.pipeline.versions`); one that was
+        stopped is continued.
     client : distributed.Client, optional
         Where tasks run; this process without one.
-    force : bool
-        Start anew in a folder that holds another run: its outputs are removed.
+    force : str, optional
+        One of `STAGES`: do it and what follows from it anew; ``"all"``: everything.
     progress : callable
         ``progress(stage, done, total)``.
+    resources : dict, optional
+        What a task needs of a worker, as for `distributed.Client.submit`.
 
     Returns
     -------
     RunResult
+        With ``failed`` not empty if tiles could not be read or processed: their pixels count as
+        without data, and the latest run stays the last complete one.
 
     Raises
     ------
@@ -85,274 +75,77 @@ def run(
         For anything wrong with the input, in one line; nothing valid is lost.
     LockError
         If another run is at work in ``out``.
+    GcdaskError
+        If the scheduler is lost; the same call continues.
     """
-    given, out = Path(out), Path(out).absolute()  # workers may have another working directory
+    if force not in (None, "all", *STAGES):
+        raise InputError(f"force {force} is no stage; give one of {', '.join(STAGES)}, or all")
+    # workers may have another working directory
+    given, home = str(out), str(out) if storage.is_remote(out) else str(Path(out).absolute())
+    versions.check(given, config.input_paths())
+    done = None if force else versions.finished(config, given)
+    if done is not None:
+        log.info("nothing to do: run %s is up to date", storage.basename(done.out))
+        return done
     inputs = open_inputs(config)
-    jobs = _jobs(config, inputs, out)  # mask files are refused before the folder is touched
+    nowhere = Place("", "")  # mask files are refused before anything is written
+    field_jobs(config, inputs, lambda name: nowhere)
     identity = identify(config)
+    fingerprint = identity.pop("fingerprint")
     record = {
-        "config": identity["config"],
-        "inputs": identity["inputs"],
-        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+        **identity,
+        "versions": {"python": sys.version.split()[0], **{p: installed(p) for p in PACKAGES}},
     }
-    claim = given, identity["fingerprint"], record, config.local_paths()
-    store.prepare(given, identity["fingerprint"], config.local_paths(), force=force)
-    runner = Runner(client, progress)
-    with lock.hold(given) as gone:
-        record["took_over"] = gone
-        store.claim(*claim, force=force)
-        with runner.current():
-            runner.check_folder(out / store.RUN)
-            result = _run(config, inputs, jobs, out, runner)
-    report = given / result.report.name if result.report else None
-    return RunResult(given, result.results, report)
+    try:
+        storage.make_folder(home)
+    except OSError as error:
+        raise versions.unwritable(home, error) from error
+    runner = Runner(client, progress, retries=config.tiles.retries, resources=resources)
+    with lock.hold(home) as held:
+        record["took_over"] = held.previous
+        with _writable(home):
+            work = versions.begin(home, fingerprint, record, force)
+        with _recorded(work), runner.current():
+            runner.check_folder(work.path(versions.RUN))
+            _run(config, inputs, work, runner)
+            held.check()
+            work.finish()
+    return versions.result_of(replace(work, out=given))
 
 
-def _run(
-    config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
-) -> RunResult:
-    """Run the stages, in a folder that is claimed."""
-    found, scene = _sources(config, inputs, jobs, out, runner)
-    measured = _measure(scene, inputs, out, runner)
-    numbers = results.numbers(scene, found, measured)
-    store.write_json(out / "results.json", numbers)
-    if inputs.truth is not None:
-        with runner.stage("truth"):
-            numbers["truth"] = evaluate(out, config, inputs.truth)
-        store.write_json(out / "results.json", numbers)
-    results.write_table(measured["profile"], out / "profiles.ecsv", {"field": config.name})
-    if "boxes" in measured:
-        results.write_table(measured["boxes"], out / "boxes.ecsv", {"field": config.name})
-    page = _show(scene, out, runner, found, measured, numbers)
-    store.finish(out, {"timings": runner.timings})
-    return RunResult(out, numbers, page)
+@contextmanager
+def _writable(home: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise versions.unwritable(home, error) from error
 
 
-def check_folder(config: Config, out: str | Path, *, force: bool = False) -> None:
-    """Raise what `run` would if it refuses the output folder; writes nothing."""
-    fingerprint = identify(config)["fingerprint"]
-    store.check(Path(out), fingerprint, config.local_paths(), force=force)
-    lock.check(Path(out))
+@contextmanager
+def _recorded(work: Version) -> Iterator[None]:
+    """Note how a run ended, if it did not end well."""
+    try:
+        yield
+    except BaseException as error:
+        status = "failed" if isinstance(error, Exception) else "stopped"
+        text = " ".join(str(error).split()) or type(error).__name__
+        try:
+            work.note(status=status, finished=versions.now(), error=storage.redact(text))
+        except Exception:  # the disk is full, perhaps: the first error is what matters
+            log.debug("run.json could not be written", exc_info=True)
+        raise
 
 
-# -- sources -------------------------------------------------------------------------------------
-def _sources(
-    config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
-) -> tuple[Found, Scene]:
-    """Detect (or take the catalogue) and inpaint; the scene that is left to be measured."""
+def _run(config: Config, inputs: Inputs, work: Version, runner: Runner) -> None:
+    """Run the stages, in the folder of a run."""
     found = Found()
-    mask = reference = light = None
     if inputs.sources is not None:
-        found = _detect(config, inputs, jobs, out, runner)
-        mask = mosaic.open_map(out / "maps.zarr" / MAIN, "mask")
-        light = _light(config)
-        if REFERENCE in found.fields:
-            reference = (
-                catalog.read(out / "reference.parquet"),
-                mosaic.open_map(out / "maps.zarr" / REFERENCE, "mask"),
-            )
-    else:
-        with runner.stage("catalogue"):
-            table = inputs.catalog
-            if inputs.manual is not None:
-                table = catalog.add_manual(table, inputs.manual, inputs.grid)
-            catalog.write(table, out / "catalog.parquet", overwrite=True, grid=inputs.grid)
-    detected = catalog.read(out / "catalog.parquet")
-    found.n_detected = len(detected)
-    away = config.catalog is not None and _count_on(detected, inputs.grid) == 0
-    if found.n_detected == 0 or away:
-        raise InputError(_nothing_found(config, found, out))
-    everything = detected
-    if mask is not None and config.inpaint.iterations > 0:
-        drawn = _inpaint(config, detected, mask, out, runner, found)
-        everything = dd.concat([detected, drawn])
-    scene = Scene(config, inputs.field, inputs.grid, detected, everything, mask, reference, light)
-    return found, scene
-
-
-def _count_on(table: Any, grid: Grid) -> int:
-    """How many sources lie on a grid."""
-    counts = [dask.delayed(_on_grid)(part, grid) for part in table[["ra", "dec"]].to_delayed()]
-    return sum(dask.compute(*counts))
-
-
-def _on_grid(part: pd.DataFrame, grid: Grid) -> int:
-    x, y = catalog.pixel_positions(part, grid)
-    i, j = (y - grid.origin[0]) / grid.step, (x - grid.origin[1]) / grid.step
-    ny, nx = grid.shape
-    inside = (i >= -0.5) & (i < ny - 0.5) & (j >= -0.5) & (j < nx - 0.5)
-    return int(np.count_nonzero(inside))
-
-
-def _nothing_found(config: Config, found: Found, out: Path) -> str:
-    """What to say of an empty catalogue."""
-    if config.catalog is not None:
-        c, center = config.catalog, config.catalog.center or config.field.center
-        return (
-            f"catalog.path: {c.path} has no source on the maps ({c.size:g} arcsec about "
-            f"{list(center)}{f', within {c.radius:g} arcsec' if c.radius else ''}); correct "
-            "catalog.center, catalog.size, catalog.radius or the catalogue"
-        )
-    assert found.threshold is not None
-    level, unit = (found.threshold[k] for k in ("level", "unit"))
-    return (
-        f"the catalogue is empty: no source above the level {level:g} {unit}; lower "
-        f"detect.threshold or check the masks (maps are in {out / 'maps.zarr'})"
-    )
-
-
-def _jobs(config: Config, inputs: Inputs, out: Path) -> dict[str, FieldJob]:
-    """What has to be detected: the mosaic, and the second field if there is one."""
-    fields: dict[str, tuple[mosaic.Sources, Any]] = {}
-    if inputs.sources is not None:
-        fields[MAIN] = (inputs.sources, config.mask)
-    if inputs.reference is not None:
-        assert config.reference is not None
-        fields[REFERENCE] = (inputs.reference, config.reference.mask or config.mask)
-    return {
-        name: detection.make_job(
-            config, sources, rules_of(section), out / store.WORK / name, out / "maps.zarr" / name
-        )
-        for name, (sources, section) in fields.items()
-    }
-
-
-def _detect(
-    config: Config, inputs: Inputs, jobs: dict[str, FieldJob], out: Path, runner: Runner
-) -> Found:
-    """Detect in all fields and write their catalogues."""
-    files = {MAIN: "catalog.parquet", REFERENCE: "reference.parquet"}
-    found = Found()
-    for name, job in jobs.items():
-        label = config.name if name == MAIN else getattr(config.reference, "name", name)
-        field = detection.detect_field(label, job, config, runner)
-        found.fields[name] = field
-        if found.threshold is None:  # that of the main field, which comes first
-            found.threshold = detection.choose_threshold(field, config)
-        table = detection.catalogue_of(field, found.threshold["level"])
-        if name == MAIN and inputs.manual is not None:
-            table = catalog.add_manual(table, inputs.manual, inputs.grid)
-        with runner.stage(f"catalogue {label}"):
-            catalog.write(table, out / files[name], overwrite=True, grid=job.grid)
-    return found
-
-
-def _light(config: Config) -> xr.DataArray:
-    """The last band (the reddest, in the usual order), lazily: its profile is the light's."""
-    assert config.mosaic is not None
-    opened = mosaic.open_mosaic(**mosaic_options(config.mosaic), chunks=config.tiles.size)
-    band = str(opened["band"].values[-1])
-    return opened["sci"].sel(band=band).drop_vars("band").assign_attrs(band=band)
-
-
-def _inpaint(
-    config: Config, detected: Any, mask: xr.DataArray, out: Path, runner: Runner, found: Found
-) -> Any:
-    """Write the inpainted sources; what both estimators expect goes into ``found``."""
-    c, d = config.inpaint, config.density
-    kernel = {"alpha": d.alpha, "softening": d.softening}
-    with runner.stage("inpaint"):
-        drawn = density.inpaint(
-            detected, mask, seed=c.seed, iterations=c.iterations, estimator=c.estimator, **kernel
-        )
-        catalog.write(drawn, out / "inpainted.parquet", overwrite=True, grid=Grid.of(mask))
-    expected = {
-        estimator: density.inpaint_intensity(
-            detected, mask, seed=c.seed, iterations=c.iterations, estimator=estimator, **kernel
-        ).sum()
-        for estimator in ("density", "local")
-    }
-    sums = runner.compute("inpaint: expected", expected)
-    drawn = catalog.read(out / "inpainted.parquet")
-    found.inpainted = {
-        "n": len(drawn),
-        "estimator": c.estimator,
-        "iterations": c.iterations,
-        "expected": {k: float(v) for k, v in sums.items()},
-    }
-    return drawn
-
-
-# -- measurements --------------------------------------------------------------------------------
-def _measure(scene: Scene, inputs: Inputs, out: Path, runner: Runner) -> dict[str, Any]:
-    """Write the smooth maps, then compute all small results."""
-    maps = science.density_maps(scene)
-    if inputs.kappa is not None:
-        maps["kappa"] = inputs.kappa(scene.coarse)
-    folder = out / "maps.zarr" / SMOOTH
-    shard = min(scene.config.tiles.size, 1024)
-    writes = [
-        mosaic.write_zarr_map(m, folder, name, shard=shard, overwrite=True, compute=False)
-        for name, m in maps.items()
+        found = find(config, inputs, work, runner)
+    scene, depends = find_sources(config, inputs, found, work, runner)
+    measure(config, inputs, found, scene, depends, work, runner)
+    work.failed = [
+        {"field": name, **tile}
+        for name, detected in found.fields.items()
+        for tile in detected.tiles["failed"]
     ]
-    runner.compute("maps", writes)
-    mosaic.store.consolidate(str(folder))
-    stored = {name: mosaic.open_map(folder, name) for name in maps}
-    kappa, rho = stored.pop("kappa", None), stored["density"]
-    lazy: dict[str, Any] = {
-        "counts": science.count_profiles(scene, science.annuli(scene)),
-        "inner": science.count_profiles(scene, science.slope_annuli(scene)),
-        "maps": science.map_profiles(scene, kappa, stored),
-    }
-    if kappa is not None:
-        assert inputs.kappa is not None
-        blocks = runner.compute("tracers", science.tracer_blocks(kappa, scene.where))
-        points, d = science.tracers(blocks), scene.config.density
-        if not len(points):
-            raise InputError(
-                "the lens model has no positive convergence where the field is compared; check "
-                "lens.path, field.center and compare.radius"
-            )
-        smooth = density.density_map(points, scene.coarse, d.alpha, d.softening, weights="weight")
-        lazy |= science.comparison(scene, kappa, rho, smooth)
-        lazy["mass"] = science.masses(scene, inputs.kappa)
-        lazy["source_coverage"] = science.source_coverage(scene)
-    measured = runner.compute("compare", lazy)
-    corrected = science.corrected(scene, measured["counts"], measured["inner"])
-    corrected = runner.compute("profiles", corrected)
-    return {**measured, **corrected}
-
-
-# -- shown ---------------------------------------------------------------------------------------
-def _show(
-    scene: Scene,
-    out: Path,
-    runner: Runner,
-    found: Found,
-    measured: dict[str, Any],
-    numbers: dict[str, Any],
-) -> Path | None:
-    """FITS of the maps, figures and the report, as far as they are asked for."""
-    wanted = scene.config.output
-    if wanted.fits:
-        with runner.stage("FITS"):
-            for name, group in _maps(out):
-                image = mosaic.open_map(out / "maps.zarr" / group, name)
-                stem = name if group != REFERENCE else f"{REFERENCE}_{name}"
-                mosaic.write_map(image, out / f"{stem}.fits", overwrite=True)
-    if not wanted.figures:
-        return None
-    with runner.stage("figures"):
-        drawn = figures.draw(scene, out / "maps.zarr", out / "figures", found, measured)
-    if not wanted.report:
-        return None
-    with runner.stage("report"):
-        return report.write_report(
-            out / "report.html",
-            title=scene.config.name,
-            results={k: v for k, v in numbers.items() if k != "notes"},
-            run=store.read_json(out / store.RUN) or {},
-            figures=drawn,
-            notes=numbers["notes"],
-        )
-
-
-def _maps(out: Path) -> list[tuple[str, str]]:
-    """``(name, group)`` of the maps that a run wrote."""
-    folder = out / "maps.zarr"
-    return [
-        (p.name, group)
-        for group in (MAIN, REFERENCE, SMOOTH)
-        for p in sorted((folder / group).glob("*"))
-        if p.is_dir() and p.name not in ("x", "y", "noise")
-    ]
+    work.note(timings=runner.timings)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gcdask import catalog, compare, density, mosaic, profiles, simulate
+from gcdask import catalog, compare, density, mosaic, profiles, simulate, storage
 from gcdask.config import Config
 from gcdask.grid import Field, Grid
 from gcdask.masks import Flag
+from gcdask.pipeline.identity import plain
 from gcdask.pipeline.science import SLOPE_ANNULI
-from gcdask.pipeline.store import plain, read_json
 
 POINTS = ("gc", "contaminant")
 
 
-def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, Any]:
+def evaluate(out: str, config: Config, truth: pd.DataFrame) -> dict[str, Any]:
     """Compare the outputs of a run with the truth table of its mock.
 
     Parameters
     ----------
-    out : path
+    out : path or URL
         Folder of a finished run with thresholds in sigma.
     config : Config
         Of the run.
@@ -40,12 +39,11 @@ def evaluate(out: str | Path, config: Config, truth: pd.DataFrame) -> dict[str, 
         (expected / truth - 1); ``beta`` and ``beta_truth`` by sector; ``slope`` and
         ``slope_truth`` with errors; ``contamination`` and ``contamination_truth`` (arcsec-2).
     """
-    out = Path(out)
-    results = read_json(out / "results.json")
+    results = storage.read_json(storage.join(out, "results.json"))
     level = results["threshold"]["level"]
-    mask = mosaic.open_map(out / "maps.zarr/image", "mask").compute()
-    noise = mosaic.open_map(out / "maps.zarr/image/noise", "detection").compute()
-    found = catalog.read(out / "catalog.parquet").compute()
+    mask = mosaic.open_map(storage.join(out, "maps.zarr", "image"), "mask").compute()
+    noise = mosaic.open_map(storage.join(out, "maps.zarr", "image", "noise"), "detection").compute()
+    found = catalog.read(storage.join(out, "catalog.parquet")).compute()
     here = truth[truth["module"] == 1]
     points = above(here[here["class"].isin(POINTS)], noise, level)
     points = points[~at(points, mask, Flag.EDGE)]  # the frame is neither searched nor inpainted
@@ -86,11 +84,11 @@ def at(table: pd.DataFrame, mask: xr.DataArray, flags: Flag) -> np.ndarray:
 
 
 def _betas(
-    config: Config, results: dict, points: pd.DataFrame, mask: xr.DataArray, out: Path
+    config: Config, results: dict, points: pd.DataFrame, mask: xr.DataArray, out: str
 ) -> dict[str, Any]:
     """Get beta by sector from the run, and from all sources of the truth with nothing masked."""
     d, c = config.density, config.compare
-    kappa = mosaic.open_map(out / "maps.zarr/smooth", "kappa")
+    kappa = mosaic.open_map(storage.join(out, "maps.zarr", "smooth"), "kappa")
     rho = density.density_map(points, Grid.of(kappa), d.alpha, d.softening)
     fit = compare.fit_beta(
         kappa, rho, config.field.center, (mask & int(Flag.EDGE)) == 0, radius=c.radius,

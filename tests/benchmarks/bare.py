@@ -18,7 +18,7 @@ import pandas as pd
 from gcdask import detect
 from gcdask.cluster import THREADS, keep_freed_memory
 from gcdask.config import Config
-from gcdask.pipeline import detection
+from gcdask.pipeline.tile import search
 from gcdask.survey import combine, survey_window
 from gcdask.tiles import read_sum, tile_grid
 
@@ -47,7 +47,7 @@ def _survey(tiles: list[Any], job: Any, plan: Any) -> list[Any]:
 
 
 def _search(tiles: list[Any], job: Any, survey: Any) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    return [detection.search(t, job, survey)[2]["positive"] for t in tiles]
+    return [search(t, job, survey)[2]["positive"] for t in tiles]
 
 
 def loop(job: Any, settings: Config, file: Path, pool: Any, n: int) -> int:

@@ -18,7 +18,9 @@ from gcdask.cluster import client as open_client
 from gcdask.config import Config
 from gcdask.pipeline import detection
 from gcdask.pipeline.inputs import rules_of
+from gcdask.pipeline.records import Place
 from gcdask.pipeline.runner import Runner
+from gcdask.pipeline.tile import FieldJob
 from gcdask.sections import Cluster
 
 MEMORY = "4GiB"  # of each worker
@@ -26,6 +28,7 @@ TILE = 4096
 WRITTEN = {
     "peaks": "work/peaks",
     "rows": "work/rows",
+    "survey": "work/survey",
     "maps": "maps.zarr",
     "catalogue": "catalog.parquet",
 }
@@ -63,10 +66,11 @@ def config(tile: int = TILE, **sections: Any) -> Config:
     return Config.model_validate({**raw, **sections})
 
 
-def job_of(settings: Config, sources: mosaic.Sources, folder: Path) -> detection.FieldJob:
+def job_of(settings: Config, sources: mosaic.Sources, folder: Path) -> FieldJob:
     """What the tiles of a field have to know."""
     rules = rules_of(settings.mask)
-    return detection.make_job(settings, sources, rules, folder / "work", folder / "maps.zarr")
+    place = Place(str(folder / "work"), str(folder / "maps.zarr"))
+    return detection.make_job(settings, sources, rules, place)
 
 
 def lazy(side: int) -> mosaic.Sources:
@@ -83,7 +87,7 @@ def measure(
     start = time.perf_counter()
     job = job_of(settings, sources, folder)
     with runner.current():
-        found = detection.detect_field("sky", job, settings, runner)
+        found = detection.detect_field("sky", job, runner)
         middle = time.perf_counter()
         table = detection.catalogue_of(found, job.threshold)
         dict(table.optimize().__dask_graph__())

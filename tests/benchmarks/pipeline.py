@@ -31,6 +31,7 @@ from common import RUNS, Result, peak_memory, ratio, reset_peak, seconds
 from gcdask import catalog, cluster, config, simulate
 from gcdask.pipeline import detection
 from gcdask.pipeline.inputs import open_inputs, rules_of
+from gcdask.pipeline.records import Place
 from gcdask.pipeline.runner import Runner
 
 TILE = 2200  # px: four tiles, two for each worker; smaller ones cost more in halos
@@ -64,11 +65,10 @@ def this(settings: config.Config, client: Any, out: Path) -> None:
 def _detect(settings: config.Config, runner: Runner, out: Path) -> None:
     sources = open_inputs(settings).sources
     assert sources is not None
-    job = detection.make_job(
-        settings, sources, rules_of(settings.mask), out / "work" / "image", out / MAPS / "image"
-    )
+    place = Place(str(out / "work" / "image"), str(out / MAPS / "image"))
+    job = detection.make_job(settings, sources, rules_of(settings.mask), place)
     with runner.current():
-        found = detection.detect_field("field", job, settings, runner)
+        found = detection.detect_field("field", job, runner)
         level = detection.choose_threshold(found, settings)["level"]
         table = detection.catalogue_of(found, level)
         catalog.write(table, out / "catalog.parquet", overwrite=True, grid=job.grid)

@@ -39,6 +39,10 @@ class Sky(Source):
         """For messages."""
         return "sky"
 
+    def stamp(self, *window: object) -> list[object]:
+        """See `Source.stamp`: nothing ever changes."""
+        return [self.side]
+
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""
         out = np.empty((y1 - y0, x1 - x0), np.float32)
