@@ -1,4 +1,4 @@
-"""What a path holds (for ``gcdask inspect``): a mosaic, a map, a catalogue, a lens, or a run.
+"""What a path or URL holds (for ``gcdask inspect``): a mosaic, map, catalogue, lens, run or runs.
 
 Only headers, metadata and row counts are read, never pixels.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gcdask import storage
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 
@@ -28,34 +28,51 @@ def describe(path: str | os.PathLike) -> Rows:
     InputError
         If there is nothing, or nothing that gcdask knows.
     """
-    from gcdask.mosaic.store import is_store
-
     text = os.fspath(path)
     if text.startswith("builtin:"):
         return _catalog(text)
+    storage.check_url(text)
     file = text.rsplit("[", 1)[0] if text.endswith("]") else text
-    if "://" not in text and not os.path.exists(file):
+    if not storage.is_remote(text) and not os.path.exists(file):
         raise InputError(f"{text} does not exist; check the path")
-    folder = Path(text)
-    if (folder / "run.json").is_file():
-        return _run(folder)
-    if is_store(text):
-        return _store(text)
-    if folder.is_dir():
-        if (folder / "_manifest.json").is_file():
-            return _catalog(text)
-        raise InputError(
-            f"{text} is a folder, but no zarr store, catalogue or run; give one of these or a file"
-        )
-    name = file.lower()
+    name = file.rstrip("/").lower()
+    if os.path.isdir(text) or (storage.is_remote(text) and not name.endswith((*FITS, ".par"))):
+        return _folder(text)
     if name.endswith(".par"):
         return _lens(text)
     if name.endswith(FITS):
         return _fits(text)
     if name.endswith(TABLES):
         return _catalog(text)
+    raise _unknown(text)
+
+
+def _folder(path: str) -> Rows:
+    """Describe what a folder, or a URL, which may be one, holds."""
+    from gcdask.mosaic.store import is_store
+    from gcdask.pipeline import versions
+
+    name = path.rstrip("/").lower()
+    if is_store(path):
+        return _store(path)
+    if name.endswith(TABLES) or storage.exists(storage.join(path, "_manifest.json")):
+        return _catalog(path)
+    if storage.exists(storage.join(path, versions.RUN)):
+        return _run(path)
+    if storage.exists(storage.join(path, versions.LATEST)) or versions.ids(path):
+        return _runs(path)
+    if storage.is_remote(path):
+        if not storage.exists(path):
+            raise InputError(f"{path} does not exist; check the address")
+        raise _unknown(path)
     raise InputError(
-        f"{text} is of no known kind; give a zarr store, a FITS image or table, a catalogue "
+        f"{path} is a folder, but no zarr store, catalogue or run; give one of these or a file"
+    )
+
+
+def _unknown(path: str) -> InputError:
+    return InputError(
+        f"{path} is of no known kind; give a zarr store, a FITS image or table, a catalogue "
         "(Parquet, ECSV, CSV), a Lenstool .par file, or the folder of a run"
     )
 
@@ -90,34 +107,44 @@ def _shape(shape: Any) -> str:
 
 def _roots(path: str) -> dict[str, str]:
     """Groups of a store: the store itself, or those in its folder if it has no metadata."""
-    folder = Path(path)
-    inside = [p for p in folder.glob("*") if (p / "zarr.json").is_file()]
-    if (folder / "zarr.json").is_file() or not inside:
+    if storage.exists(storage.join(path, "zarr.json")):
         return {"": path}
-    return {f"{p.name}/": str(p) for p in sorted(inside)}
+    groups = {name: storage.join(path, name) for name in storage.names(path)}
+    inside = {n: g for n, g in groups.items() if storage.exists(storage.join(g, "zarr.json"))}
+    return {f"{name}/": group for name, group in inside.items()} or {"": path}
 
 
 def _arrays(root: str) -> dict[str, Any]:
     """All arrays of a group and of the groups in it, by name."""
     import zarr
 
+    from gcdask.mosaic import shards
+
     found: dict[str, Any] = {}
-    # each by its own metadata: those that a parent has consolidated may be older
-    group = zarr.open_group(root, mode="r", use_consolidated=False)
+    # each by its own metadata, as those that a parent has consolidated may be older; but web
+    # servers list nothing, and only a copy of all metadata says what there is
+    group = _group(root, use_consolidated=not shards.lists(root))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
         members = dict(group.members())
     for name, member in members.items():
         if isinstance(member, zarr.Group):
-            found |= {f"{name}/{inner}": a for inner, a in _arrays(f"{root}/{name}").items()}
+            below = _arrays(storage.join(root, name))
+            found |= {f"{name}/{inner}": a for inner, a in below.items()}
         else:
             found[name] = member
     return found
 
 
-def _store(path: str) -> Rows:
+def _group(root: str, **options: Any) -> Any:
     import zarr
 
+    from gcdask.mosaic import store
+
+    return zarr.open_group(**store.place(root), mode="r", **options)
+
+
+def _store(path: str) -> Rows:
     from gcdask.mosaic import open_sources, store
 
     arrays: dict[str, Any] = {}
@@ -134,9 +161,7 @@ def _store(path: str) -> Rows:
     else:
         rows = [("kind", f"maps (zarr): {', '.join(arrays)}")]
         inside, _, first = next(iter(arrays)).rpartition("/")
-        part: Any = zarr.open_group(
-            f"{path}/{inside}".rstrip("/"), mode="r", use_consolidated=False
-        )
+        part = _group(storage.join(path, *filter(None, inside.split("/"))), use_consolidated=False)
         rows += _grid(store.grid_of(part, first, path))
     for name, array in arrays.items():
         unit = array.attrs.get("units")
@@ -153,7 +178,7 @@ def _fits(path: str) -> Rows:
     file, _ = fitsio.split_extension(path)
     fitsio.check_file(file)
     try:
-        with io.open(file) as hdus:
+        with fitsio.open_fits(file) as hdus:
             kinds = [type(hdu).__name__ for hdu in hdus]
             images = [h for h in hdus if h.is_image and h.header.get("NAXIS", 0) >= 2]
     except (OSError, io.VerifyError) as error:
@@ -185,7 +210,8 @@ def _catalog(path: str) -> Rows:
     from gcdask import catalog
     from gcdask.catalog import files, formats
 
-    if not path.startswith(files.BUILTIN) and not os.path.isdir(path):
+    foreign = not path.startswith(files.BUILTIN) and not os.path.isdir(path)
+    if foreign and not storage.exists(storage.join(path, "_manifest.json")):
         raw = formats.open_table(path, hdu=None, block=files.BLOCK)
         try:
             formats.plan(raw, None, None, path)
@@ -234,20 +260,57 @@ def _lens(path: str) -> Rows:
     return rows
 
 
-def _run(folder: Path) -> Rows:
-    from gcdask.pipeline.store import is_valid, read_json
+def _run(folder: str) -> Rows:
+    """Describe a run by its folder."""
+    from gcdask.pipeline import versions
 
-    run, results = read_json(folder / "run.json") or {}, read_json(folder / "results.json") or {}
-    done = is_valid(folder)
-    rows = [
-        ("kind", "run of gcdask"),
-        ("status", "finished" if done else "not finished (the same command continues it)"),
-    ]
-    rows += [(key, str(run[key])) for key in ("version", "started", "finished") if run.get(key)]
-    told = ("n_detected", "n_inpainted", "threshold", "masked_fraction", "beta")
-    rows += [(key, show_value(results[key])) for key in told if results.get(key) is not None]
-    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    run = storage.read_json(storage.join(folder, versions.RUN))
+    run = run if isinstance(run, dict) else {}
+    results = storage.read_json(storage.join(folder, "results.json")) or {}
+    failed = run.get("failed") or ()
+    rows = [("kind", "run of gcdask"), ("status", _status(folder, run))]
+    told = ("run", "version", "started", "finished")
+    rows += [(key, str(run[key])) for key in told if run.get(key)]
+    rows += [("failed tiles", _failed(failed))] if failed else []
+    numbers = ("n_detected", "n_inpainted", "threshold", "masked_fraction", "beta")
+    rows += [(key, show_value(results[key])) for key in numbers if results.get(key) is not None]
+    names = [name for name in storage.names(folder) if not name.startswith(".")]
     return [*rows, ("holds", ", ".join(names))]
+
+
+def _status(folder: str, run: dict[str, Any]) -> str:
+    from gcdask.pipeline import versions
+
+    if not versions.is_valid(folder):
+        return "not finished (the same command continues it)"
+    if run.get("failed"):
+        return f"finished but for {len(run['failed'])} tiles (the same command does them alone)"
+    return "finished"
+
+
+def _failed(failed: Any, most: int = 5) -> str:
+    tiles = [f"{f.get('field')} {f.get('tile')} ({f.get('reason')})" for f in failed[:most]]
+    more = [f"{len(failed) - most} more"] if len(failed) > most else []
+    return "; ".join([*tiles, *more])
+
+
+def _runs(out: str, most: int = 20) -> Rows:
+    """Describe an output folder: its runs, the newest first, and the latest complete one."""
+    from gcdask.pipeline import versions
+
+    there, latest = versions.ids(out), versions.latest(out)
+    rows = [("kind", "runs of gcdask"), ("runs", str(len(there))), ("latest", latest or "none")]
+    for run in there[::-1][:most]:
+        record = versions.record_of(out, run)
+        folder = versions.folder_of(out, run)
+        when = [f"{k} {record[k]}" for k in ("started", "finished") if record.get(k)]
+        rows.append((f"run {run}", ", ".join([_status(folder, record), *when])))
+    if len(there) > most:
+        rows.append(("older", f"{len(there) - most} runs"))
+    if latest is not None:
+        rows += [(k, v) for k, v in _run(versions.folder_of(out, latest)) if k not in ("kind",
+                 "run", "status", "started", "finished", "holds")]  # fmt: skip
+    return rows
 
 
 def show_value(value: Any) -> str:

@@ -1,14 +1,14 @@
 """The report of a run: one HTML file with everything in it, to read, print and send.
 
 Images are embedded, styles are inline and nothing is loaded from anywhere; every text that comes
-from the user or the data is escaped. Sections that a run has no numbers for are left out.
+from the user or the data is escaped, and secrets of our environment are left out of it. Sections
+that a run has no numbers for are left out.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,9 @@ from typing import Any
 import jinja2
 import numpy as np
 import yaml
+from markupsafe import Markup, escape
 
+from gcdask import storage
 from gcdask.errors import InputError
 
 TEMPLATES = Path(__file__).parent / "data"
@@ -84,6 +86,10 @@ LABELS = {
     "dispersion_relative": "relative dispersion",
 }
 FRACTIONS = ("fraction", "purity", "completeness", "relative", "coverage")
+LISTED = 200  # failed tiles
+#: Characters that are no text: control codes, and those that turn the direction of reading.
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+URL = re.compile(r"https?://[^\s,;<>\"'`\\]+", re.IGNORECASE)
 SUPERSCRIPT = str.maketrans("-0123456789.", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·")
 
 
@@ -114,12 +120,12 @@ def write_report(
     run: Mapping[str, Any] | None = None,
     figures: Iterable[Figure] = (),
     notes: Iterable[str] = (),
-) -> Path:
+) -> Any:
     """Write the report of a run.
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         HTML file; it appears whole or not at all.
     title : str
         Name of the field.
@@ -127,7 +133,9 @@ def write_report(
         The content of ``results.json``: nested numbers, ``units`` (dotted key to unit). An entry
         ``k_error`` beside ``k`` is its error. Everything is optional.
     run : mapping, optional
-        The content of ``run.json``: ``config`` (shown as YAML), versions, inputs, timings.
+        The content of ``run.json``: ``config`` (shown as YAML), ``run`` (its identity), versions,
+        inputs, timings, ``stages``; ``failed`` are the tiles that failed (``field``, ``tile``,
+        ``reason``; without it those of ``stages``), which are listed.
     figures : iterable of Figure
         In the order of the report. A file that is missing becomes a note.
     notes : iterable of str
@@ -135,7 +143,8 @@ def write_report(
 
     Returns
     -------
-    Path
+    path or URL
+        As given.
 
     Raises
     ------
@@ -152,15 +161,12 @@ def write_report(
             continue
         images.append({"title": figure.title, "caption": figure.caption, "data": data})
     html = render(title=title, results=results, run=run or {}, images=images, notes=notes)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}-{os.getpid()}")
     try:
-        temporary.write_text(html, encoding="utf-8")
-        os.replace(temporary, target)
+        with storage.writing(path) as local:
+            local.write_text(html, encoding="utf-8", errors="replace")
     except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
-        raise InputError(f"cannot write {target} ({error}); choose another folder") from error
-    return target
+        raise InputError(f"cannot write {path} ({error}); choose another folder") from error
+    return path
 
 
 def render(
@@ -178,7 +184,10 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
     )
+    environment.filters["linked"] = linked
+    failed = _failed(run)
     config, provenance = _provenance(run)
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -188,9 +197,31 @@ def render(
         notes=notes,
         config=config,
         provenance=provenance,
+        failed=_failed_table(failed) if failed else None,
+        n_failed=len(failed),
+        run=str(run.get("run") or ""),
         version=str(run.get("version", "")),
         finished=str(run.get("finished", "")),
     )
+
+
+def _visible(value: Any) -> Any:
+    """What an expression of the template gives, without secrets and what is no text."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return UNSEEN.sub("\N{REPLACEMENT CHARACTER}", storage.redact(value))
+    return value
+
+
+def linked(text: Any) -> Markup:
+    """Escaped text whose http and https addresses are links; no other scheme ever is."""
+    text = str(_visible(str(text)))
+    out, end = Markup(), 0
+    for found in URL.finditer(text):
+        address = escape(found[0])
+        link = Markup('<a href="{0}" rel="noopener noreferrer">{0}</a>').format(address)
+        out += escape(text[end : found.start()]) + link
+        end = found.end()
+    return out + escape(text[end:])
 
 
 # -- results to tables --------------------------------------------------------------------------
@@ -391,7 +422,11 @@ def _provenance(run: Mapping[str, Any]) -> tuple[str, list[Table]]:
         text = config if isinstance(config, str) else _yaml(config)
     tables, loose = [], []
     for key, value in run.items():
-        if key in ("config", "configuration", "status"):  # it is running while this is written
+        # it is running while this is written; its tiles have tables of their own
+        if key in ("config", "configuration", "status", "run", "failed"):
+            continue
+        if key == "stages" and isinstance(value, Mapping):
+            tables.append(_stages_table(value))
             continue
         if isinstance(value, Mapping):
             rows = [(str(k), _recorded(v)) for k, v in value.items()]
@@ -404,6 +439,35 @@ def _provenance(run: Mapping[str, Any]) -> tuple[str, list[Table]]:
         else:
             loose.append((_label(key), _recorded(value)))
     return text, ([Table("Run", (), loose)] if loose else []) + tables
+
+
+def _stages_table(stages: Mapping[str, Any]) -> Table:
+    rows = [
+        [str(name), *(_recorded(stage.get(k)) for k in ("state", "finished", "seconds"))]
+        for name, stage in stages.items()
+        if isinstance(stage, Mapping)
+    ]
+    return Table("Stages", ("stage", "state", "finished", "seconds"), rows)
+
+
+def _failed(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Tiles that failed, as a run says at its end, or as its first stage does before."""
+    if run.get("failed"):
+        return list(run["failed"])
+    detect = (run.get("stages") or {}).get("detect") or {}
+    return [
+        {"field": name, **tile}
+        for name, field in (detect.get("fields") or {}).items()
+        for tile in field.get("failed") or ()
+    ]
+
+
+def _failed_table(failed: Sequence[Mapping[str, Any]]) -> Table:
+    keys = ("field", "tile", "reason")
+    rows = [[str(tile.get(k, DASH)) for k in keys] for tile in failed[:LISTED]]
+    if len(failed) > LISTED:
+        rows.append([f"and {len(failed) - LISTED} more", "", ""])
+    return Table("", keys, rows)
 
 
 def _recorded(value: Any) -> str:

@@ -14,77 +14,25 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import tinyfield
 import yaml
 from astropy.io import fits
+from tinyfield import CENTER, CONFIG, LENS, N, image
 
-from gcdask import catalog, cli, cluster, mosaic
-from gcdask.grid import Grid
-from gcdask.pipeline import detection, lock, store
+from gcdask import catalog, cli, mosaic, storage
+from gcdask.cluster import remote
+from gcdask.pipeline import detection, lock
 
-CENTER = (342.18, -44.53)
-N = 330  # px: four tiles of 256 px, 9.9 arcsec
 PROGRESS = re.compile(r"\[ *\d+\.\d s\] ")
-LENS = f"""
-runmode
-    reference 3 {CENTER[0]} {CENTER[1]}
-    end
-potentiel O1
-    profil 81
-    x_centre 0
-    y_centre 0
-    ellipticite 0.2
-    angle_pos 30
-    core_radius 3
-    cut_radius 100
-    v_disp 1000
-    z_lens 0.348
-    end
-cosmologie
-    H0 70
-    omegaM 0.3
-    omegaX 0.7
-    end
-fini
-"""
-CONFIG = {
-    "name": "tiny",
-    "mosaic": {"bands": {"A": "A.fits", "B": "B.fits"}},
-    "field": {"center": list(CENTER), "z_lens": 0.348},
-    "mask": {
-        "edge": 0.3, "bright": None, "luminous": None, "extended": None, "spikes": None,
-        "regions": ["hidden.reg"],
-    },
-    "noise": {"cell": 64, "patch": 64},
-    "tiles": {"size": 256},
-    "detect": {"threshold": "4 sigma", "level": 1},
-    "lens": {"path": "lens.par"},
-    "density": {"alphas": [1.4]},
-    "compare": {"box": 1.0, "n_range": [0.1, 5], "jackknife": 2},
-    "profiles": {
-        "r_min": 0.5, "n": 6, "slope_range": [0.5, 4],
-        "contamination": {"method": "given", "value": 0.1},
-    },
-    "mass": {"radius": [4]},
-    "output": {"fits": False, "figures": False, "report": False},
-    "cluster": {"workers": 0},
-}  # fmt: skip
 SCIENCE = ["catalog.parquet", "inpainted.parquet", "maps.zarr", "results.json", "profiles.ecsv",
            "boxes.ecsv", "run.json", "manifest.json"]  # fmt: skip
 
-ROWS = "/".join(("out", store.WORK, "image", "rows"))  # of the tiles of the mosaic
+ROWS = "tiles/image/rows"  # of the tiles of the mosaic, in a run's folder
 
 
 # -- a tiny field ------------------------------------------------------------------------------
 def noise(shape=(N, N)):
     return np.random.default_rng(5).normal(size=shape).astype("float32")
-
-
-def image(path, data, *, unit="MJy/sr", wcs=True, **cards):
-    header = Grid.tangent(CENTER, (N, N), 0.03).wcs.to_header() if wcs else fits.Header()
-    header.update(cards)
-    if unit is not None:
-        header["BUNIT"] = unit
-    fits.PrimaryHDU(data, header).writeto(path, overwrite=True)
 
 
 def deep(a, b):
@@ -97,25 +45,7 @@ def deep(a, b):
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Two bands with 80 point sources, a lens model, regions and a configuration."""
-    folder = tmp_path_factory.mktemp("inputs")
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:N, :N].astype(float)
-    sky = np.zeros((N, N))
-    r, angle = rng.uniform(3, 150, 80), rng.uniform(0, 2 * np.pi, 80)
-    at_x, at_y, peaks = (
-        N / 2 + r * np.cos(angle),
-        N / 2 + r * np.sin(angle),
-        rng.uniform(15, 60, 80),
-    )
-    for cx, cy, peak in zip(at_x, at_y, peaks, strict=True):
-        sky += peak * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * 0.9**2))
-    for band in "AB":
-        image(folder / f"{band}.fits", (sky + rng.normal(size=sky.shape)).astype("float32"))
-    (folder / "lens.par").write_text(LENS)
-    (folder / "hidden.reg").write_text(f'fk5\ncircle({CENTER[0]},{CENTER[1]},1")\n')
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(CONFIG))
-    return folder
+    return tinyfield.make(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +125,11 @@ def test_the_field_itself_runs(tiny):
     assert (done.code, done.err) == (0, [])
     assert "n_detected" in done.out
     maps = ["detection.fits", "mask.fits", "density.fits", "kappa.fits"]
+    run = tiny.folder / "out" / "latest"
     for name in [*SCIENCE, *maps, "figures", "report.html"]:
-        assert (tiny.folder / "out" / name).exists(), name
-    assert len(list((tiny.folder / "out" / "figures").glob("*.png"))) >= 7
-    results = json.loads((tiny.folder / "out" / "results.json").read_text())
+        assert (run / name).exists(), name
+    assert len(list((run / "figures").glob("*.png"))) >= 7
+    results = json.loads((run / "results.json").read_text())
     keys = {
         "beta": ["value", "error", "sectors", "dispersion"],
         "correlation": ["pearson_log", "spearman"],
@@ -214,15 +145,16 @@ def test_the_field_itself_runs(tiny):
 
     # every output can be looked at
     for path, words in {
-        "out": ["run of gcdask", "finished"],
-        "out/catalog.parquet": ["catalogue", f"{results['n_detected']}"],
-        "out/maps.zarr": ["image/detection", "image/noise/detection", "smooth/kappa"],
-        "out/maps.zarr/image": ["mask", f"{N} x {N} px"],
-        "out/maps.zarr/smooth": ["density", "arcsec"],
-        "out/maps.zarr/image/noise": ["detection"],
-        "out/detection.fits": ["image (FITS)", "MJy", f"{N} x {N} px"],
-        "out/profiles.ecsv": ["table"],
-        "out/boxes.ecsv": ["rows"],
+        "out": ["runs of gcdask", "finished", run.resolve().name],
+        "out/latest": ["run of gcdask", "finished"],
+        "out/latest/catalog.parquet": ["catalogue", f"{results['n_detected']}"],
+        "out/latest/maps.zarr": ["image/detection", "image/noise/detection", "smooth/kappa"],
+        "out/latest/maps.zarr/image": ["mask", f"{N} x {N} px"],
+        "out/latest/maps.zarr/smooth": ["density", "arcsec"],
+        "out/latest/maps.zarr/image/noise": ["detection"],
+        "out/latest/detection.fits": ["image (FITS)", "MJy", f"{N} x {N} px"],
+        "out/latest/profiles.ecsv": ["table"],
+        "out/latest/boxes.ecsv": ["rows"],
         "lens.par": ["Lenstool", "0.348"],
         "A.fits": ["MJy/sr"],
     }.items():
@@ -564,32 +496,47 @@ def test_a_reference_without_data(tiny):
 
 
 # -- the output folder -------------------------------------------------------------------------
-def test_another_configuration_is_not_overwritten(tiny, finished):
-    before = snapshot(finished)
-    for arguments in ([], ["--dry-run"]):
-        done = tiny.run({}, *arguments, out=finished)  # other paths: another run
-        one_line(done, finished, "another configuration", "--force", "another --out")
-        assert not done.began
-    assert snapshot(finished) == before
+def runs(out="out"):
+    """Folders of the runs, oldest first."""
+    return sorted(Path(out, "runs").iterdir())
 
 
-def test_the_same_run_repeats_without_its_tiles_and_force_starts_anew(tiny):
+def test_another_configuration_is_another_run_beside_the_first(tiny):
     assert tiny.run({}).code == 0
-    rows = tiny.folder / "out" / "work" / "image" / "rows"
-    before = snapshot(rows)
-    assert len(before) == 4
-    results = json.loads(Path("out/results.json").read_text())
-    assert tiny.run({}).code == 0
-    assert snapshot(rows) == before
-    assert json.loads(Path("out/results.json").read_text()) == results
+    (first,) = runs()
+    before = snapshot(first)
+    done = tiny.run({"detect": {"threshold": "5 sigma"}})
+    assert (done.code, done.err) == (0, [])
+    assert len(runs()) == 2
+    assert snapshot(first) == before
+    assert Path("out/latest").resolve() == runs()[1].resolve()
+    told = tiny.main("status", "out")
+    assert (told.code, told.err) == (0, [])
+    assert runs()[1].name in told.out
+    assert json.loads(tiny.main("status", "out", "--json").out)["run"] == runs()[1].name
 
-    one_line(tiny.run({"detect": {"threshold": "5 sigma"}}), "another configuration")
-    Path("out/notes.txt").write_text("mine")
-    shutil.copy("A.fits", "out/mine.fits")
-    assert tiny.run({"detect": {"threshold": "5 sigma"}}, "--force").code == 0
-    assert [r[1] for r in snapshot(rows)] != [r[1] for r in before]
-    assert Path("out/notes.txt").read_text() == "mine"
-    assert Path("out/mine.fits").exists()
+    would = tiny.main("clean", "out", "--dry-run")
+    assert would.out.startswith("would remove")
+    assert len(runs()) == 2
+    gone = tiny.main("clean", "out")
+    assert (gone.code, gone.out) == (0, would.out.replace("would remove", "removed"))
+    assert [p.name for p in runs()] == [Path("out/latest").resolve().name]
+    assert tiny.main("clean", "out").out == "nothing to remove\n"
+
+
+def test_the_same_run_does_nothing_and_force_starts_anew(tiny):
+    assert tiny.run({}).code == 0
+    before = snapshot("out")
+    again = tiny.run({})
+    assert (again.code, again.began) == (0, False)
+    assert f"nothing to do: run {runs()[0].name} is up to date" in again.out
+    assert snapshot("out") == before
+    assert tiny.run({}, "--force", "maps").began
+    assert len(runs()) == 2
+    first, second = (snapshot(run / ROWS) for run in runs())
+    assert [r[1:] for r in first] == [r[1:] for r in second]  # its tiles were taken over
+    assert tiny.run({}, "--force").code == 0
+    assert [r[1] for r in snapshot(runs()[2] / ROWS)] != [r[1] for r in first]
 
 
 def test_an_interrupted_run_continues(tiny, monkeypatch):
@@ -599,26 +546,60 @@ def test_an_interrupted_run_continues(tiny, monkeypatch):
     def fail(tile, *rest):
         count.append(tile)
         if len(count) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device", "out/maps.zarr")
+            raise KeyboardInterrupt
         return real(tile, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(detection, "process_tile", fail)
-        one_line(tiny.run({}), "No space left on device", "out/maps.zarr", "free space")
-    assert not Path("out/manifest.json").exists()
-    rows = snapshot(ROWS)
+        done = tiny.run({})
+        assert (done.code, done.out) == (130, "")
+        assert done.err == ["stopped by Ctrl-C; the same command continues"]
+    (run,) = runs()
+    assert not Path("out/latest").exists()
+    assert not (run / "manifest.json").exists()
+    rows = snapshot(run / ROWS)
     assert len(rows) == 2
     assert "not finished" in tiny.main("inspect", "out").out
+    assert "stopped" in tiny.main("status", "out").out
     assert tiny.run({}).code == 0
-    assert snapshot(ROWS)[:2] == rows
-    assert Path("out/manifest.json").exists()
+    assert runs() == [run]
+    assert snapshot(run / ROWS)[:2] == rows
+    assert (run / "manifest.json").exists()
+
+
+def test_failed_tiles_are_listed_and_alone_done_again(tiny, monkeypatch):
+    """Exit code 3: everything else is there."""
+    real = detection.process_tile
+
+    def fail(item, *rest):
+        if item[0].index == (1, 0):
+            raise OSError(errno.EIO, "Input/output error", "A.fits")
+        return real(item, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detection, "process_tile", fail)
+        done = tiny.run({}, "--set", "tiles.retries=0")
+    assert done.code == 3
+    assert "n_detected" in done.out
+    warning, error = done.err
+    assert warning.startswith("warning: tile 00001-00000 of image failed: ")
+    assert "Input/output error" in warning
+    assert error == "error: 1 tile failed; mend what it reads; then the same command does it alone"
+    assert "1 tiles" in tiny.main("inspect", runs()[0]).out
+    assert "00001-00000" in tiny.main("status", "out").out
+
+    rows = snapshot(runs()[0] / ROWS)
+    assert len(rows) == 3
+    again = tiny.run({}, "--set", "tiles.retries=0")
+    assert (again.code, again.err) == (0, [])
+    assert set(rows) < set(snapshot(runs()[0] / ROWS))
 
 
 @pytest.mark.parametrize("force", [[], ["--force"], ["--dry-run"]])
 def test_foreign_files(tiny, force):
     Path("out").mkdir()
     Path("out/thesis.tex").write_text("years")
-    one_line(tiny.run({}, *force), "out", "thesis.tex", "no gcdask run", "another --out")
+    one_line(tiny.run({}, *force), "out", "thesis.tex", "no runs of gcdask", "another --out")
     assert Path("out/thesis.tex").read_text() == "years"
 
 
@@ -647,27 +628,29 @@ def test_no_leave_to_write(tiny, monkeypatch, error, words):
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "mkdir", fail)
-        one_line(tiny.run({}), "output folder out", *words)
+        patch.setattr(storage, "make_folder", fail)
+        one_line(tiny.run({}), f"output folder {tiny.folder / 'out'} cannot be written", *words)
 
 
-@pytest.mark.parametrize("place", ["write_json", "write_tile", "write_part"])
+@pytest.mark.parametrize("place", ["write_bytes", "write_tile", "write_part"])
 def test_the_disk_fills_up(tiny, monkeypatch, place):
-    """Wherever it happens: one line, and what an earlier run left stays readable."""
+    """Wherever it happens: one line, and what an earlier run left stays as it is."""
     assert tiny.run({}).code == 0
-    rows = snapshot("out/work")
-    shutil.rmtree(ROWS)
+    (first,) = runs()
+    before, changes = snapshot(first), {"detect": {"threshold": "5 sigma"}}
 
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    module = {"write_json": store, "write_tile": mosaic, "write_part": catalog}[place]
+    module = {"write_bytes": storage, "write_tile": mosaic, "write_part": catalog}[place]
     with monkeypatch.context() as patch:
         patch.setattr(module, place, fail)
-        one_line(tiny.run({}), "No space left on device", "free space")
-    assert len(catalog.read("out/catalog.parquet")) > 50
-    assert tiny.run({}).code == 0
-    assert len(snapshot("out/work")) >= len(rows)
+        one_line(tiny.run(changes), "No space left on device", "free space")
+    assert Path("out/latest").resolve() == first.resolve()
+    assert snapshot(first) == before
+    assert tiny.run(changes).code == 0
+    assert Path("out/latest").resolve() != first.resolve()
+    assert snapshot(first) == before
 
 
 # -- stores ------------------------------------------------------------------------------------
@@ -713,12 +696,14 @@ def test_a_truncated_shard(tiny, stored):
     shutil.copytree(stored, "f.zarr")
     spoil("cut", "sci/c/0/1/1")
     changes = {"mosaic": {"bands": None, "path": "f.zarr"}}
-    done = tiny.run(changes)
-    one_line(done, "f.zarr/sci", "pixels [", "checksum", "damaged", "copy")
-    assert done.began
-
-    # a worker does not print it a second time, nor its own traceback
-    one_line(tiny.run(changes, "--workers", 1), "f.zarr/sci", "damaged")
+    for options in (["--out", "a"], ["--out", "b", "--workers", 1]):  # a worker prints nothing
+        done = tiny.run(changes, *options, out=None)
+        assert done.code == 3
+        *listed, last = done.err
+        assert "then the same command" in last
+        assert len(listed) == 4  # all windows reach into it
+        words = ("of image failed", "f.zarr/sci", "pixels [", "checksum", "damaged", "copy")
+        assert all(word in line for line in listed for word in words), listed
 
 
 def test_stores_that_do_not_fit(tiny, finished, stored):
@@ -762,7 +747,7 @@ def test_a_refused_ingest_leaves_the_old_store(tiny, stored):
 # -- where it is computed ----------------------------------------------------------------------
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x", "nowhere"])
 def test_unreachable_scheduler(tiny, finished, monkeypatch, address):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 0.3)
     before = snapshot(finished)
     for done in (
         tiny.run({}, "--scheduler", address, "--force", out=finished),

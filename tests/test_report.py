@@ -120,21 +120,105 @@ def test_it_stands_alone(tmp_path):
     assert not re.search(r"https?://|url\(|@import", source)
 
 
-def test_names_of_the_user_are_text_and_not_code(tmp_path):
-    evil = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+HOSTILE = [
+    "<script>alert('x')</script>\"><img src=x onerror=alert(1)>{{ 7 * 7 }}",
+    "</title></pre></style><script>alert(1)</script>",
+    "' onmouseover='alert(1)' x='",
+    "javascript:alert(1)",
+    "&lt;script&gt;&#x3C;",
+    "--><!-- ]]>",
+]
+
+
+@pytest.mark.parametrize("evil", HOSTILE)
+def test_names_of_the_user_are_text_and_not_code(tmp_path, evil):
+    """Names of fields, bands, files, tiles, notes, results and keys, wherever they are shown."""
     (tmp_path / "a.png").write_bytes(PIXEL)
     html = page(
         tmp_path,
         title=evil,
-        results={**RESULTS, "truth": {evil: evil}, evil: {"a": evil}, "units": {"mass.msun": evil}},
-        run={"config": {evil: evil}, evil: evil, "versions": {evil: evil}},
-        figures=[Figure(tmp_path / "a.png", evil, evil), Figure(tmp_path / evil[:9], evil)],
+        results={
+            **RESULTS,
+            "name": evil,
+            "truth": {evil: evil},
+            evil: {"a": evil},
+            "mask_shares": {evil: {evil: 0.5}},
+            "beta": {"value": 1.0, "sectors": {evil: 1.0}},
+            "units": {"mass.msun": evil},
+        },
+        run={
+            "run": evil,
+            "version": evil,
+            "finished": evil,
+            "config": {"mosaic": {"bands": {evil: evil}}},
+            evil: evil,
+            "versions": {evil: evil},
+            "inputs": {evil: {"path": evil}},
+            "stages": {evil: {"state": evil}},
+            "failed": [{"field": evil, "tile": evil, "reason": evil}],
+        },
+        figures=[Figure(tmp_path / "a.png", evil, evil), Figure(tmp_path / "none", evil)],
         notes=[evil],
     )
-    assert "script" not in html.tags
+    assert not {"script", "iframe", "a", "svg"} & set(html.tags)
     assert html.tags.count("img") == 1
-    assert evil in html.text
-    assert "{{ 7 * 7 }}" in html.text
+    assert html.tags.count("title") == 1
+    assert [link[:5] for link in html.links] == ["data:"]
+    assert html.text.count(evil) > 15
+
+
+def test_only_web_addresses_are_links(tmp_path):
+    """And none of them leaves its attribute, or carries a password."""
+    paths = {
+        "good": "https://archive.org/a.fits?x=1&y=2",
+        "with a password": "http://me:hunter22@host/b.fits",
+        "script": "javascript:alert(1)//https",
+        "data": "data:text/html,<script>alert(1)</script>",
+        "file": "file:///etc/passwd",
+        "bucket": "s3://bucket/c.zarr",
+        "quoted": 'https://x.org/"onclick="alert(1)',
+        "tag": "https://y.org/<img src=x onerror=alert(1)>",
+    }
+    html = page(tmp_path, run={"inputs": {k: {"path": v} for k, v in paths.items()}})
+    assert html.links == [
+        "https://archive.org/a.fits?x=1&y=2",
+        "http://***@host/b.fits",
+        "https://x.org/",
+        "https://y.org/",
+    ]
+    assert "img" not in html.tags
+    assert "s3://bucket/c.zarr" in html.text
+
+
+def test_what_is_no_text_is_not_hidden_in_it(tmp_path):
+    html = page(tmp_path, title="a\x00b\x1b[31mc\u202egnp.exe", notes=["half\ud800"])
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202a-\u202e]", html.text)
+    assert "half?" in html.text
+
+
+def test_secrets_of_the_environment_are_not_in_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalr<XUtn>&FEMI")
+    html = page(
+        tmp_path,
+        notes=["refused: wJalr<XUtn>&FEMI"],
+        run={"config": {"x": "wJalr<XUtn>&FEMI"}, "a": "wJalr<XUtn>&FEMI"},
+    )
+    assert "XUtn" not in html.text
+    assert "XUtn" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert html.text.count("***") == 3
+
+
+def test_a_partial_run_lists_its_failed_tiles(tmp_path):
+    tiles = [{"tile": f"00000-{k:05d}", "reason": f"shard {k} is damaged"} for k in range(250)]
+    stages = {"detect": {"state": "done", "fields": {"image": {"total": 300, "failed": tiles}}}}
+    failed = [{"field": "image", **tile} for tile in tiles]
+    for run in ({"stages": stages}, {"failed": failed}):  # while it runs, and at its end
+        html = page(tmp_path, run={**RUN, "run": "20260101-000000-abcdef12", **run})
+        for words in ("250 tiles could not", "00000-00199", "shard 199", "and 50 more",
+                      "run 20260101-000000-abcdef12"):  # fmt: skip
+            assert words in html.text, words
+        assert "00000-00200" not in html.text
+    assert "Failed tiles" not in page(tmp_path).text
 
 
 @pytest.mark.parametrize("results", [{}, {"n_detected": 178}, dict.fromkeys(RESULTS)])
