@@ -25,7 +25,7 @@ class Operator(ThreadingHTTPServer):
     folder : Path
         For the kubeconfig, logs and the scheduler's file.
     forbid : bool
-        Refuse to make anything.
+        Refuse to make or delete anything.
     lose : bool
         Know nothing of pods that were just there.
 
@@ -151,8 +151,10 @@ class _Requests(BaseHTTPRequestHandler):
         self._refuse(404, "NotFound")
 
     def do_DELETE(self):
-        path = self.path.split("?")[0]
-        self.server.delete(path)
+        if self.server.forbid:
+            self._refuse(403, "Forbidden")
+            return
+        self.server.delete(self.path.split("?")[0])
         self._send(200, {"kind": "Status", "status": "Success"})
 
     def _refuse(self, code, reason):

@@ -1,5 +1,6 @@
 """A real Dask Gateway server starts a cluster for a run, stops it after, and says what is wrong."""
 
+import http.client
 import os
 import socket
 import subprocess
@@ -39,6 +40,17 @@ def _free_port():
         return server.getsockname()[1]
 
 
+def _status(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/api/v1/clusters/")
+        return connection.getresponse().status
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
     """Address of a server of this machine."""
@@ -56,12 +68,10 @@ def gateway(tmp_path_factory):
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 30
-        while "server started" not in (folder / "log").read_text():
+        while _status(proxy) != 401:  # it wants to know who asks
             assert server.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        for port in (api, proxy):
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
         yield f"http://127.0.0.1:{proxy}"
     finally:
         server.terminate()

@@ -138,6 +138,17 @@ def test_what_the_api_server_forbids_is_told_in_one_line(use, tmp_path):
 
 
 @pytest.mark.cluster
+@pytest.mark.filterwarnings("ignore:/api/:UserWarning")
+def test_a_cluster_that_cannot_be_deleted_is_told(use, tmp_path, caplog):
+    with use(Operator(tmp_path)) as server:
+        with cluster.client(section(workers=1)):
+            server.forbid = True
+        assert "KubeCluster did not end well" in caplog.text
+        assert "daskclusters" in caplog.text
+        server.forbid = False
+
+
+@pytest.mark.cluster
 def test_a_cluster_that_fails_to_start_is_deleted(use, tmp_path):
     with use(Operator(tmp_path, lose=True)) as server:
         assert "does not exist" in refused(section(workers=1))

@@ -92,8 +92,9 @@ def job_options(settings: Cluster) -> dict[str, Any]:
         "job_extra_directives": list(job.directives),
         "worker_extra_args": ["--resources", shlex.quote(offered)] if offered else [],
         "security": security(settings.tls) if settings.tls else None,
-        "scheduler_options": {"dashboard_address": ":0"},
-        "silence_logs": logging.CRITICAL,
+        # not on the network unless it is asked for
+        "scheduler_options": {"dashboard_address": ":0" if settings.dashboard else "127.0.0.1:0"},
+        "silence_logs": logging.ERROR,
     }
 
 

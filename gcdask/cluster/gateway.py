@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from gcdask.sections import Cluster
 
+_ENDED: list[Any] = []  # kept: a closed Gateway prints a traceback when it is collected
+
 
 @contextmanager
 def served(settings: Cluster) -> Iterator[Client]:
@@ -69,5 +71,6 @@ async def _ask(package: Any, wanted: Any) -> None:
 
 
 def _stop(cluster: Any) -> None:
+    _ENDED.append(cluster.gateway)
     with quiet(), suppress(Exception):  # the server may be gone
         cluster.close(shutdown=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 from distributed.versions import VersionMismatchWarning
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -36,9 +38,13 @@ def quiet() -> Iterator[None]:
 
 
 def close(resource: Any) -> None:
-    """Close a client or cluster, which may be gone already."""
-    with quiet(), suppress(OSError, TimeoutError):
-        resource.close(timeout=20)
+    """Close a client or cluster, which may be gone already; what is left behind is told."""
+    try:
+        with quiet(), suppress(OSError, TimeoutError):
+            resource.close(timeout=20)
+    except Exception as error:  # of whoever runs the cluster
+        what = type(resource).__name__
+        log.warning("%s did not end well (%s); see what is left of it", what, reason(error))
 
 
 def reason(error: BaseException) -> str:

@@ -47,7 +47,6 @@ class Output(Section):
 
 
 # -- cluster ----------------------------------------------------------------------------------
-SECRET = re.compile(r"SECRET|TOKEN|PASSW|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
 Kind = Literal["local", "scheduler", "slurm", "kubernetes", "gateway"]
 
 
@@ -79,7 +78,9 @@ class Slurm(Section):
 
     queue: Line | None = option(None, "partition (-p); null = that of dask-jobqueue's settings")
     account: Line | None = option(None, "account (-A); null = that of dask-jobqueue's settings")
-    walltime: Walltime | None = option(None, "time limit of a job (-t), in quotes: '02:00:00'")
+    walltime: Walltime | None = option(
+        None, "time limit of a job (-t) as '02:00:00'; null = that of dask-jobqueue's settings"
+    )
     cores: Count | None = option(None, "cores of a job; null = processes x threads")
     processes: Count = option(1, "workers in a job")
     interface: Line | None = option(None, "network interface that all nodes have, as ib0")
@@ -133,7 +134,7 @@ class Gateway(Section):
 
 def _no_secrets(values: dict[str, Any], key: str, remedy: str) -> None:
     for name in values:
-        if SECRET.search(name):
+        if storage.SECRET_NAME.search(name):
             raise mistake(f"{name} looks like a secret; {remedy}", key)
 
 
