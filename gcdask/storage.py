@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "https": _FRESH,
 }
 SMALL = 2**24  # bytes of a file that is known by its content rather than its time
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|ACCESS_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
 _SECRET_QUERY = re.compile(
     r"([?&][^=&#]*(?:sig|token|secret|key|credential)[^=&#]*=)[^&#\s]+", re.I
 )
@@ -108,7 +108,7 @@ def redact(text: str) -> str:
     """Hide passwords and signatures of URLs, and whatever is secret in our environment."""
     text = _SECRET_QUERY.sub(r"\1***", _USER.sub(r"\1***@", text))
     for name, value in os.environ.items():
-        if len(value) >= 8 and value in text and _SECRET_NAME.search(name):
+        if len(value) >= 8 and value in text and SECRET_NAME.search(name):
             text = text.replace(value, "***")
     return text
 

@@ -56,8 +56,11 @@ TRUTH = {
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    """A pipeline that notes how it was called, and returns what ``calls.result`` says."""
-    calls = SimpleNamespace(runs=[], checked=[], result={})
+    """A pipeline that notes how it was called, and returns what ``calls.result`` says.
+
+    With ``calls.finished`` there is nothing to do.
+    """
+    calls = SimpleNamespace(runs=[], checked=[], result={}, finished=False)
 
     def run(config, out, *, client=None, force=None, progress, resources=None):
         calls.runs.append(SimpleNamespace(config=config, out=out, client=client, force=force))
@@ -75,7 +78,12 @@ def pipeline(monkeypatch):
         calls.checked.append(out)
 
     monkeypatch.setattr(gcdask.pipeline, "run", run, raising=False)
+
+    def finished(config, out):
+        return run(config, out, progress=lambda *_: None) if calls.finished else None
+
     monkeypatch.setattr(gcdask.pipeline, "check_folder", check, raising=False)
+    monkeypatch.setattr(gcdask.pipeline, "finished", finished, raising=False)
     plan = gcdask.pipeline.Plan([("survey", "4 tasks")], 12, "chunks", 1e9)
     monkeypatch.setattr(gcdask.pipeline, "dry_run", lambda config: plan, raising=False)
     return calls

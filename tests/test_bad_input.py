@@ -196,7 +196,6 @@ def cut(name, size):
 
 IMAGES = {
     "missing": (lambda: Path("A.fits").unlink(), ["mosaic.bands.A", "A.fits", "--set"]),
-    "truncated": (lambda: cut("A.fits", 99_999), ["A.fits", "truncated", "99999", "fetch"]),
     "cut in its header": (lambda: cut("A.fits", 1000), ["A.fits", "not a readable FITS", "fetch"]),
     "empty file": (lambda: cut("A.fits", 0), ["A.fits", "not a readable FITS"]),
     "not FITS": (lambda: Path("A.fits").write_text("hello\n"), ["A.fits", "not a readable FITS"]),
@@ -680,8 +679,6 @@ def spoil(how, name):
         ("garbage", "zarr.json", ["not a readable zarr group"]),
         ("remove", "sci/zarr.json", ["no mosaic", "gcdask.ingest"]),
         ("garbage", "sci/zarr.json", ["not a readable zarr group", "copy"]),
-        ("remove", "sci/c/1/0/0", ["1 of 8 shards of sci are missing", "damaged"]),
-        ("empty", "sci/c/1/0/0", ["1 of 8 shards of sci are missing", "damaged"]),
         ("remove", "band/c", ["names of its 2 bands", "damaged"]),
         ("remove", "x/c", ["coordinates", "damaged"]),
     ],
@@ -692,18 +689,45 @@ def test_damaged_stores(tiny, finished, stored, how, name, words):
     refused(tiny, finished, {"mosaic": {"bands": None, "path": "f.zarr"}}, "f.zarr", *words)
 
 
+def partial(done, n, *words):
+    """A partial run: each tile that failed on a line that holds the words, and the end."""
+    assert done.code == 3, done
+    listed = [line for line in done.err if "of image failed: " in line]
+    assert len(listed) == n, done.err
+    assert all(str(word) in line for word in words for line in listed), listed
+    assert done.err[-1].endswith(
+        "then the same command does " + ("them" if n > 1 else "it") + " alone"
+    )
+    assert "n_detected" in done.out
+    return [line for line in done.err[:-1] if line not in listed]
+
+
+@pytest.mark.parametrize("how", ["remove", "empty"])
+def test_lost_shards(tiny, stored, how):
+    """A warning before anything is computed; the tiles that need it fail, here all of them."""
+    shutil.copytree(stored, "f.zarr")
+    spoil(how, "sci/c/1/0/0")
+    done = tiny.run({"mosaic": {"bands": None, "path": "f.zarr"}})
+    (warning,) = partial(done, 4, "f.zarr/sci", "shard c/1/0/0 is missing", "damaged", "copy")
+    assert "1 of 8 shards of sci are missing" in warning
+
+
 def test_a_truncated_shard(tiny, stored):
     shutil.copytree(stored, "f.zarr")
     spoil("cut", "sci/c/0/1/1")
     changes = {"mosaic": {"bands": None, "path": "f.zarr"}}
     for options in (["--out", "a"], ["--out", "b", "--workers", 1]):  # a worker prints nothing
         done = tiny.run(changes, *options, out=None)
-        assert done.code == 3
-        *listed, last = done.err
-        assert "then the same command" in last
-        assert len(listed) == 4  # all windows reach into it
-        words = ("of image failed", "f.zarr/sci", "pixels [", "checksum", "damaged", "copy")
-        assert all(word in line for line in listed for word in words), listed
+        assert partial(done, 4, "f.zarr/sci", "pixels [", "checksum", "damaged", "copy") == []
+
+
+def test_a_truncated_image(tiny):
+    """Two tiles of four lie above where it ends."""
+    cut("A.fits", 420_000)
+    (warning,) = partial(tiny.run({}), 2, "A.fits", "cannot be read", "fetch it again")
+    assert "tile 00001-" in tiny.main("status", "out").out.replace("image ", "tile ")
+    for words in ("A.fits", "truncated", "420000 bytes"):
+        assert words in warning
 
 
 def test_stores_that_do_not_fit(tiny, finished, stored):

@@ -116,9 +116,9 @@ def test_events_of_others_are_let_be():
 
 def test_a_performance_report_stands_alone_and_has_no_secrets(scheduler, tmp_path, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "Performance Report")  # a word of the report
-    report = Performance(scheduler, "p.html")
-    assert scheduler.submit(sum, [1, 2]).result() == 3
-    path = report.save(str(tmp_path))
+    with Performance(scheduler, "p.html") as report:
+        assert scheduler.submit(sum, [1, 2]).result() == 3
+        path = report.save(str(tmp_path))
     page = Path(path).read_text(encoding="utf-8")
     assert [p.name for p in tmp_path.iterdir()] == ["p.html"]
     assert "Dask ***" in page
@@ -129,15 +129,15 @@ def test_a_performance_report_stands_alone_and_has_no_secrets(scheduler, tmp_pat
 def test_a_performance_report_goes_to_any_store(scheduler):
     store = fsspec.filesystem("memory")
     store.store.clear()
-    report = Performance(scheduler, "p.html")
-    assert report.save("memory://out/runs/x") == "memory://out/runs/x/p.html"
+    with Performance(scheduler, "p.html") as report:
+        assert report.save("memory://out/runs/x") == "memory://out/runs/x/p.html"
     assert b"Task Stream" in store.cat_file("/out/runs/x/p.html")
 
 
 def test_a_performance_report_that_fails_is_a_warning(scheduler, tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    report = Performance(scheduler, "p.html")
-    assert report.save(str(tmp_path / "file")) is None
+    with Performance(scheduler, "p.html") as report:
+        assert report.save(str(tmp_path / "file")) is None
     assert "--performance-report p.html: not written" in caplog.text
 
 

@@ -161,10 +161,13 @@ def test_where_to_compute_goes_to_the_cluster(
 
 # -- ends ----------------------------------------------------------------------------------------
 def test_unchanged_work_is_told(gcdask_cli, configuration, pipeline, tmp_path):
-    pipeline.result = {"up_to_date": True}
-    done = gcdask_cli("run", configuration, "--out", tmp_path / "o")
-    assert done.code == 0
+    """And no cluster is started for it."""
+    pipeline.finished, pipeline.result = True, {"up_to_date": True}
+    options = ["--out", tmp_path / "o", "--scheduler", "nowhere"]
+    done = gcdask_cli("run", configuration, *options)
+    assert (done.code, done.err) == (0, "")
     assert f"nothing to do: run {RUN} is up to date\n" in done.out
+    assert gcdask_cli("run", configuration, "--force", *options).code == 2  # this needs one
 
 
 def test_a_partial_run_lists_what_failed(gcdask_cli, configuration, pipeline, tmp_path):

@@ -150,6 +150,7 @@ def test_a_run_goes_on_after_its_scheduler_was_killed(field, clean, tmp_path, st
         with suppress(Exception):
             c.close(timeout=1)
     left = TILES - rows_of(out)
+    surveyed = len(list(out.glob("runs/*/tiles/*/survey/*.npz")))
     (stopped,) = versions.ids(str(out))
     assert versions.record_of(str(out), stopped)["status"] == "failed"
     assert versions.latest(str(out)) is None
@@ -158,6 +159,9 @@ def test_a_run_goes_on_after_its_scheduler_was_killed(field, clean, tmp_path, st
     assert result.out.name == stopped
     done = sum(done for done, _ in tiles_of(result).values())
     assert done <= left + 2
+    fields = result.stages["detect"]["fields"].values()
+    assert sum(field["surveyed"] for field in fields) <= TILES - surveyed + 2
+    assert surveyed >= min(step - 1, SIDE**2)
     assert (done < TILES) == (step > TILES)
     assert_same(result, clean)
 

@@ -36,9 +36,14 @@ def test_the_python_of_the_readme_runs(root, field, capsys):
 
 
 def test_the_configuration_of_the_readme_is_one(root, field):
-    (text,) = blocks((root / "README.md").read_text(), "yaml")
+    text, clusters = blocks((root / "README.md").read_text(), "yaml")
     (field / "field.yaml").write_text(text)
     assert load("field.yaml").field.z_lens == 0.348
+    kinds = []
+    for line in clusters.splitlines():  # each of them, as if it were not commented out
+        (field / "field.yaml").write_text(f"{text}\n{line.removeprefix('# ')}\n")
+        kinds.append(load("field.yaml").cluster.resolved_kind)
+    assert kinds == ["local", "scheduler", "slurm", "kubernetes", "gateway"]
 
 
 def test_the_commands_of_the_readme_exist(root, capsys):

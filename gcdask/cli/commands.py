@@ -88,7 +88,7 @@ def demo(
             shown("simulate", 1, 1)
             settings.check_paths()
             result = pipeline.run(settings, str(folder), client=client, progress=shown)
-    tell_result(result, context.obj.console)
+    tell_result(result, context.obj.console, numbers=False)
 
 
 @app.command()

@@ -129,14 +129,14 @@ def _tiles(stages: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     }
 
 
-def tell_result(result: Any, console: Console) -> None:
-    """Print the main numbers of a run, its notes, and where everything is."""
+def tell_result(result: Any, console: Console, *, numbers: bool = True) -> None:
+    """Print the main numbers of a run (unless they are the truth's), its notes, and its place."""
     results = result.results
-    numbers = summary.results_table(results)
-    if numbers:
-        console.echo(numbers)
+    main = summary.results_table(results) if numbers else ""
+    if main:
+        console.echo(main)
     if results.get("truth"):
-        console.echo(("\n" if numbers else "") + summary.truth_table(results["truth"]))
+        console.echo(("\n" if main else "") + summary.truth_table(results["truth"]))
     for note in results.get("notes", ()):
         console.echo(f"note: {note}")
     if getattr(result, "up_to_date", False):

@@ -35,7 +35,7 @@ def check_name(name: str) -> str:
 
 
 class Performance:
-    """A report of what a client's scheduler and workers do from now on.
+    """A report of what a client's scheduler and workers do while this context is open.
 
     Parameters
     ----------
@@ -47,22 +47,27 @@ class Performance:
 
     def __init__(self, client: Client | None, name: str) -> None:
         self._client, self._name = client, name
-        self._folder: Any = None
-        self._report: Any = None
-        if client is None:
-            log.warning("--performance-report %s: no workers, so there is none", name)
-            return
-        from distributed import performance_report
-
         self._folder = tempfile.TemporaryDirectory(prefix="gcdask-")
         self._file = Path(self._folder.name, "performance.html")
+        self._report: Any = None
+
+    def __enter__(self) -> Performance:
+        if self._client is None:
+            log.warning("--performance-report %s: no workers, so there is none", self._name)
+            return self
+        from distributed import performance_report
+
         try:
-            with client.as_current():
+            with self._client.as_current():
                 report = performance_report(filename=str(self._file), mode="inline")
                 report.__enter__()
             self._report = report
         except Exception as error:  # a report is no reason to fail a run
             self._refuse(error)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
 
     def save(self, folder: str) -> str | None:
         """Write the report into a folder or below a URL; its path, None if there is none."""
@@ -82,8 +87,6 @@ class Performance:
         except Exception as error:
             self._refuse(error)
             return None
-        finally:
-            self._folder.cleanup()
 
     def _refuse(self, error: Exception) -> None:
         self._report = None

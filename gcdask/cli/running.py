@@ -78,16 +78,16 @@ def run(order: Order, outcome: Outcome, console: Console, signals: Signals) -> N
     from gcdask import pipeline
 
     if order.out is not None:
+        storage.check_url(order.out, "--out")
         if not storage.is_remote(order.out) and os.path.isfile(order.out):
             raise InputError(f"--out {order.out} is a file; give a folder")
         pipeline.check_folder(settings, order.out)
     if order.dry_run:
-        plan = pipeline.dry_run(settings)
-        console.echo(str(plan))
-        outcome.plan = plan
+        outcome.plan = pipeline.dry_run(settings)
+        console.echo(str(outcome.plan))
         return
     assert order.out is not None
-    if order.force is None:  # before workers are started for nothing
+    if order.force is None:  # a glance at sizes and times, before workers start for nothing
         outcome.result = pipeline.finished(settings, order.out)
     if outcome.result is None:
         _run(order, settings, outcome, console, signals)
@@ -117,7 +117,9 @@ def _run(order: Order, settings: Any, outcome: Outcome, console: Console, signal
         signals.check()  # what was imported so far may have swallowed it
         metrics = stack.enter_context(Metrics(client))
         shown.listeners.append(metrics)
-        report = Performance(client, order.performance) if order.performance else None
+        report = None
+        if order.performance:
+            report = stack.enter_context(Performance(client, order.performance))
         outcome.result = pipeline.run(
             settings,
             order.out,
@@ -128,7 +130,7 @@ def _run(order: Order, settings: Any, outcome: Outcome, console: Console, signal
         )
         signals.rest()  # it is complete: let what was opened for it be closed in peace
         metrics.failed(len(outcome.failed))
-        if report is not None and not outcome.result.up_to_date:
+        if report is not None:
             outcome.performance = report.save(str(outcome.result.out))
 
 

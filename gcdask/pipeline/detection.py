@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,9 @@ class Detected:
     """A field after its tiles: where the products are and what was counted.
 
     ``shares`` are fractions of all pixels by cause; ``counts`` are peaks at the job's levels on
-    the map (``positive``) and on its negative. ``tiles`` says how many were ``done`` and how many
-    ``unchanged``, and which ones ``failed`` and why; ``fingerprint`` is the identity of them all.
+    the map (``positive``) and on its negative. ``tiles`` says how many were ``surveyed`` anew, how
+    many ``done`` and how many ``unchanged``, and which ones ``failed`` and why; ``fingerprint`` is
+    the identity of them all.
     """
 
     job: FieldJob
@@ -145,7 +146,9 @@ def detect_field(name: str, job: FieldJob, runner: Runner) -> Detected:
     del items, kept  # and with them what the workers kept
     for variable in job.written:
         mosaic.set_complete(job.place.maps, variable, True)
-    return _settle(job, survey, tiles, rows)
+    new = sum(piece["how"] == "done" for piece in good)
+    detected = _settle(job, survey, tiles, rows)
+    return replace(detected, tiles={**detected.tiles, "surveyed": new})
 
 
 def _survey(name: str, job: FieldJob, runner: Runner) -> tuple[list[Any], list[Any]]:

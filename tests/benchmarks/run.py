@@ -23,6 +23,7 @@ BENCHMARKS = {
     "overhead": ("stored", "overhead"),
     "scaling": ("stored", "scaling"),
     "catalogue": ("catalogue", "run"),
+    "rerun": ("rerun", "run"),
     "survey": ("survey", "run"),
 }
 ONE = "--one"
