@@ -71,6 +71,8 @@ PATHS = (
     "lens.path",
     "lens.path_y",
 )
+# Paths of files that decide no result.
+BESIDE = ("cluster.scheduler_file", "cluster.tls.ca", "cluster.tls.cert", "cluster.tls.key")
 
 
 class Config(Section):
@@ -222,7 +224,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         For any mistake, in one line: the key's path, the value, the remedy.
     """
     path = Path(path)
-    raw = fill_sections(absolute(read_yaml(path), path.absolute().parent, PATHS), Config)
+    raw = fill_sections(absolute(read_yaml(path), path.absolute().parent, PATHS + BESIDE), Config)
     if raw.get("name") is None:
         raw["name"] = path.stem
     for text in overrides:
@@ -230,7 +232,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         nested: Any = value
         for key in reversed(keys):
             nested = {key: nested}
-        apply_override(raw, keys, absolute(nested, Path.cwd(), PATHS), text)
+        apply_override(raw, keys, absolute(nested, Path.cwd(), PATHS + BESIDE), text)
     raw = expand_mosaic(fill_sections(raw, Config), PATHS)
     try:
         found = Config.model_validate(raw)

@@ -208,6 +208,7 @@ def test_a_run_ends_in_one_line(field, tmp_path, number, moment, group, twice):
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_stopped_run_is_continued_to_the_same_catalogue(field, tmp_path):
     lines = []
     for k in range(2):
@@ -233,6 +234,7 @@ def test_a_stopped_run_is_continued_to_the_same_catalogue(field, tmp_path):
 
 # -- a scheduler that is lost --------------------------------------------------------------------
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_a_lost_scheduler_is_one_line_and_the_same_command_continues(field, tmp_path):
     out = tmp_path / "o"
     lines = []

@@ -407,3 +407,15 @@ def test_shipped_configurations_satisfy_the_schema(name):
     import yaml
 
     _check(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), config.schema(), config.schema())
+
+
+def test_files_of_the_cluster_are_beside_the_configuration_and_decide_nothing(tmp_path):
+    text = "{ca: tls/ca.pem, cert: tls/cert.pem, key: tls/key.pem}"
+    path = tmp_path / "a.yaml"
+    path.write_text(BASE + f"\ncluster: {{scheduler_file: c.json, tls: {text}}}\n")
+    config = load(path)
+    assert config.cluster.scheduler_file == str(tmp_path / "c.json")
+    assert config.cluster.tls.key == str(tmp_path / "tls/key.pem")
+    assert not [key for key, _ in config.input_paths() if key.startswith("cluster")]
+    path.write_text(BASE)
+    assert load(path).deciding() == config.deciding()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("local"), 3)
+    return make(tmp_path_factory.mktemp("local"), 2)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_run_from_end_to_end(server, field, clean, capfd, tmp_path):
     assert versions.ids(out) == [run]
     # another setting takes all tiles over, on the store itself
     result = pipeline.run(load(field, ["compare.box=4"]), out)
-    assert tiles_of(result) == {"image": (0, 9), "reference": (0, 2)}
+    assert tiles_of(result) == {"image": (0, 4), "reference": (0, 2)}
     assert versions.latest(out) == versions.ids(out)[-1] != run
     assert cli.main(["status", out]) == 0
     assert cli.main(["clean", out]) == 0

@@ -25,10 +25,11 @@ from astropy.table import QTable, Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from gcdask import storage
-from gcdask.catalog.parquet import filesystem, from_arrow
+from gcdask.catalog.parquet import filesystem, from_arrow, is_bytes
 from gcdask.catalog.schema import SCHEMA, SourceFlag, pixel_positions, tile_id
 from gcdask.errors import InputError
 from gcdask.grid import Grid
+from gcdask.mosaic import fitsio
 from gcdask.mosaic.ranges import RangeFile, remote_info
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _open_parquet(path: Any) -> RawTable:
         schema, info = footer.schema_arrow, footer.metadata
     edges = np.cumsum([0, *(info.row_group(i).num_rows for i in range(info.num_row_groups))])
     rows = [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-    flat = [f.name for f in schema if not pa.types.is_nested(f.type) and not _is_bytes(f.type)]
+    flat = [f.name for f in schema if not pa.types.is_nested(f.type) and not is_bytes(f.type)]
     _warn_left_out(set(schema.names) - set(flat))
     holes = set()  # whole numbers with missing values are read as floats in every row group
     for i in range(info.num_row_groups):
@@ -156,12 +157,9 @@ def _open_parquet(path: Any) -> RawTable:
     return RawTable(_plain(empty), about["units"], rows, load, about["descriptions"])
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
-    types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(is_one(kind) for is_one in types)
-
-
 def _open_fits(path: Any, hdu: int | str | None, block: int) -> RawTable:
+    if not _is_packed(path):
+        fitsio.contents(str(path))  # headers that astropy would hang on are refused
     with _fits_file(path) as (file, _):
         tables = [h for h in file if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
         if hdu is not None:
@@ -309,7 +307,7 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _warn_left_out(names: set[str]) -> None:
     if names:
-        log.warning("columns that hold arrays or bytes are left out: %s", ", ".join(sorted(names)))
+        log.warning("columns that hold arrays are left out: %s", ", ".join(sorted(names)))
 
 
 # -- from a RawTable to the schema --------------------------------------------------------------

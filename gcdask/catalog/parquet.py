@@ -73,13 +73,23 @@ def to_arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
 
 
 def from_arrow(table: pa.Table) -> pd.DataFrame:
-    """Convert an Arrow table to a partition, with the units of its fields in ``attrs``."""
+    """Convert an Arrow table to a partition, with the units of its fields in ``attrs``.
+
+    Columns of bytes are left out: a catalogue has none, and anything may be packed in them.
+    """
+    table = table.drop_columns([f.name for f in table.schema if is_bytes(f.type)])
     frame = table.to_pandas(ignore_metadata=True)  # what pandas would read into it is for others
     about = {f.name: f.metadata or {} for f in table.schema}
     frame.attrs.clear()
     for key, name in ((b"unit", "units"), (b"description", "descriptions")):
         frame.attrs[name] = {c: about[c].get(key, b"").decode() for c in frame.columns}
     return frame
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type is one of bytes, rather than of text."""
+    types = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(is_one(kind) for is_one in types)
 
 
 def write_part(

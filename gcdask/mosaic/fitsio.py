@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy import log as astropy_log
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS
@@ -20,7 +22,7 @@ from astropy.wcs import WCS
 from gcdask import storage
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.mosaic.ranges import RangeFile, merged, remote_info
+from gcdask.mosaic.ranges import HeaderFile, RangeFile, merged, remote_info
 from gcdask.mosaic.shards import Listing
 from gcdask.mosaic.source import Source
 
@@ -142,12 +144,13 @@ def inspect(
             "(or gunzip it)"
         )
     try:
-        index, hdu, names, needs = _look(file, size, extension, prefer)
-        header, full = hdu.header, tuple(int(n) for n in hdu.shape)
-        tiles = tuple(int(n) for n in getattr(hdu, "tile_shape", ()))[-2:]
-        kind = _natural_type(header) if natural else "float32"
-        unit, band = header.get("BUNIT"), header.get("FILTER", names.get("FILTER"))
-        head = _digest(names, header)
+        with _quiet():  # headers are mended while they are read
+            index, hdu, names, needs = _look(file, size, extension, prefer)
+            header, full = hdu.header, tuple(int(n) for n in hdu.shape)
+            tiles = tuple(int(n) for n in getattr(hdu, "tile_shape", ()))[-2:]
+            kind = _natural_type(header) if natural else "float32"
+            unit, band = header.get("BUNIT"), header.get("FILTER", names.get("FILTER"))
+            head = _digest(names, header)
     except InputError:
         raise
     except Exception as error:  # astropy fails in many ways on a damaged header
@@ -180,13 +183,20 @@ def _look(
     file: str, size: int, extension: str | int | None, prefer: tuple[str, ...]
 ) -> tuple[int, Any, fits.Header, int]:
     """The HDU of the image: its number, itself, the primary header, and where its data end."""
-    stream = RangeFile(file, size) if storage.is_remote(file) else None
-    with _quiet(), open_fits(file, stream) as hdus:
-        index = _choose(hdus, file, extension, prefer)
-        hdu, names = hdus[index], hdus[0].header
-    again = None if stream is None else stream.again()
-    with _quiet(), open_fits(file, again, disable_image_compression=True) as hdus:
-        return index, hdu, names, hdus[index].fileinfo()["datLoc"] + hdus[index].size
+    with _opened(file, size) as stream:
+        with open_fits(file, HeaderFile(stream)) as hdus:
+            index = _choose(hdus, file, extension, prefer)
+            hdu, names = hdus[index], hdus[0].header
+        stream.seek(0)
+        with open_fits(file, HeaderFile(stream), disable_image_compression=True) as hdus:
+            return index, hdu, names, hdus[index].fileinfo()["datLoc"] + hdus[index].size
+
+
+def _opened(file: str, size: int) -> Any:
+    """The bytes of a file."""
+    if storage.is_remote(file):
+        return RangeFile(file, size)
+    return gzip.open(file) if is_gzip(file) else open(file, "rb")
 
 
 def _reason(error: Exception) -> str:
@@ -225,8 +235,9 @@ def check_file(file: str) -> tuple[str, int]:
         raise InputError(
             f"{file} is a folder, neither a FITS file nor a zarr store; check the path"
         )
-    status = os.stat(file)
-    return storage.state(file)["stamp"], status.st_size
+    if not os.path.isfile(file):
+        raise InputError(f"{file} is no regular file, but a device or pipe; give a FITS file")
+    return storage.state(file)["stamp"], os.path.getsize(file)
 
 
 def is_gzip(file: str) -> bool:
@@ -240,11 +251,11 @@ def is_gzip(file: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_fits(file: str, stream: RangeFile | None = None, **options: Any) -> Iterator[fits.HDUList]:
-    """Open a local or remote FITS file for reading windows of it."""
-    what: Any = file
-    if storage.is_remote(file):
-        what = RangeFile(file, check_file(file)[1]) if stream is None else stream
+def open_fits(file: str, stream: Any = None, **options: Any) -> Iterator[fits.HDUList]:
+    """Open a FITS file for reading windows of it: by its name, or the ``stream`` of its bytes."""
+    what = file if stream is None else stream
+    if stream is None and storage.is_remote(file):
+        what = RangeFile(file, check_file(file)[1])
     # memmap stays at its default: explicitly True refuses images with BZERO or BLANK
     with fits.open(what, mode="readonly", **options) as hdus:
         yield hdus
@@ -252,9 +263,19 @@ def open_fits(file: str, stream: RangeFile | None = None, **options: Any) -> Ite
 
 def headers(file: str) -> list[fits.Header]:
     """Headers of all HDUs of a file."""
+    return _of_all(file, lambda hdu: hdu.header)
+
+
+def contents(file: str) -> list[tuple[str, tuple[int, ...] | None]]:
+    """Kind of each HDU (as astropy calls its class), and the shape of those that are images."""
+    return _of_all(file, lambda hdu: (type(hdu).__name__, _shape(hdu)))
+
+
+def _of_all(file: str, take: Callable[[Any], Any]) -> list[Any]:
     try:
-        with _quiet(), open_fits(file) as hdus:
-            return [hdu.header for hdu in hdus]
+        stream = _opened(file, check_file(file)[1])
+        with _quiet(), stream, open_fits(file, HeaderFile(stream)) as hdus:
+            return [take(hdu) for hdu in hdus]
     except InputError:
         raise
     except Exception as error:
@@ -274,20 +295,21 @@ def _rows(hdu: Any, window: tuple[int, int, int, int], width: int) -> list[tuple
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without astropy's warnings: what matters (truncation) is an error here, dates do not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        yield
+    level = astropy_log.level
+    astropy_log.setLevel(logging.ERROR)  # below it writes to standard output
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            yield
+    finally:
+        astropy_log.setLevel(level)
 
 
 def _choose(
     hdus: fits.HDUList, file: str, extension: str | int | None, prefer: tuple[str, ...]
 ) -> int:
     """Index of the HDU to read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", AstropyWarning
-        )  # truncation is checked by size, as an error
-        count = len(hdus)
+    count = len(hdus)
     names = [f"{i}:{hdus[i].name}" for i in range(count)]
     if extension is not None:
         found = [
@@ -317,14 +339,19 @@ def _same(hdu: Any, extension: str | int) -> bool:
 
 def _plane(hdu: Any) -> tuple[int, int] | None:
     """Shape of a 2-D image (longer axes of length 1 squeezed), or None."""
-    shape = tuple(getattr(hdu, "shape", None) or ()) if hdu.is_image else ()
+    shape = _shape(hdu) or ()
     if len(shape) < 2 or any(n != 1 for n in shape[:-2]) or min(shape) < 1:
         return None
     return int(shape[-2]), int(shape[-1])
 
 
+def _shape(hdu: Any) -> tuple[int, ...] | None:
+    """Shape of an image, empty if it has no data; None for a table."""
+    return tuple(int(n) for n in getattr(hdu, "shape", None) or ()) if hdu.is_image else None
+
+
 def _describe(hdu: Any) -> str:
-    shape = tuple(int(n) for n in getattr(hdu, "shape", None) or ()) if hdu.is_image else None
+    shape = _shape(hdu)
     return "a table" if shape is None else f"shape {shape}" if shape else "empty"
 
 
@@ -338,7 +365,13 @@ def _grid(header: fits.Header, shape: tuple[int, int], label: str, need_wcs: boo
         )
     try:
         with _quiet():
-            return Grid.from_wcs(WCS(header), shape)
+            wcs = WCS(header)
+            names = [str(name)[:8] for name in wcs.wcs.ctype]
+            if wcs.sip is not None and names[:2] != ["RA---TAN", "DEC--TAN"]:
+                raise InputError(
+                    f"its WCS has SIP terms, but CTYPE {names}; mend the header, SIP is for TAN"
+                )
+            return Grid.from_wcs(wcs, shape)
     except InputError as error:
         if not need_wcs:
             return None

@@ -54,6 +54,11 @@ class Listing:
         return self._known[array].get(key)
 
 
+def is_empty(state: str | None) -> bool:
+    """Whether what a `Listing` (or `storage.find`) says of a file is that it holds nothing."""
+    return state is None or state.startswith("0-")
+
+
 def lists(path: str) -> bool:
     """Whether the store of a path can say what it holds; web servers cannot."""
     return storage.protocol(path) not in ("http", "https")
@@ -104,7 +109,7 @@ def stored(store: str, array: Any) -> np.ndarray:
     for k, band in enumerate(bands):
         form = key_form(array, band)
         for i, j in np.ndindex(*counts):
-            held[k, i, j] = not there.get(form.format(i, j), "0-").startswith("0-")
+            held[k, i, j] = not is_empty(there.get(form.format(i, j)))
     return held
 
 

@@ -100,7 +100,12 @@ def address(path: Any) -> str:
         those of fsspec are some that run what they read (templates), and some that chain others.
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else str(path)
-    storage.check_url(text)
+    try:
+        storage.check_url(text)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{storage.redact(text)} is no address ({error}); correct it") from None
     if storage.is_remote(text) and ("::" in text or storage.protocol(text) not in STORES):
         raise InputError(
             f"{storage.redact(text)} is on an unknown kind of store; give a local path or one of "

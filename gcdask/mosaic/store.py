@@ -98,8 +98,8 @@ class ZarrSource(Source):
         for i, j, part in self._touched(where):
             if held[i, j] and _is_fill(window[part], fill):
                 key = self.form.format(i, j)
-                if listing.shard(self.path, key) is None:
-                    raise FileNotFoundError(f"shard {key} is missing")
+                if shards.is_empty(listing.shard(self.path, key)):
+                    raise FileNotFoundError(f"shard {key} is missing or empty")
 
 
 def _is_fill(part: np.ndarray, fill: Any) -> bool:
@@ -132,7 +132,7 @@ def open_group(store: str) -> zarr.Group:
     if not storage.is_remote(store) and not os.path.exists(store):
         raise InputError(f"{store} does not exist; check the path")
     try:
-        with storage.told(store):
+        with storage.told(store, missing=False):
             # web servers list nothing: there the copy of all metadata says what the group holds
             group = zarr.open_group(
                 **place(store), mode="r", use_consolidated=not shards.lists(store)

@@ -58,10 +58,10 @@ def label(tile: Tile) -> str:
 
 # -- arrays in a file ----------------------------------------------------------------------------
 def pack(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
-    """Arrays with something JSON about them, as one compressed file."""
+    """Arrays with something JSON about them, as one file (.npz)."""
     buffer = io.BytesIO()
     text = np.frombuffer(json.dumps(plain(about)).encode(), np.uint8)
-    np.savez_compressed(buffer, about=text, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, about=text, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
@@ -81,7 +81,8 @@ def read_piece(place: Place, tile: Tile) -> dict[str, Any] | None:
     try:
         about, arrays = unpack(storage.read_bytes(place.piece(tile)))
         columns = about.pop("stars")
-        piece = {"footprint": (*about.pop("footprint"), arrays["counts"]), "noise": arrays["noise"]}
+        counts = arrays["counts"].astype(np.int64)
+        piece = {"footprint": (*about.pop("footprint"), counts), "noise": arrays["noise"]}
         if columns is not None:
             piece["stars"] = {name: arrays[f"star-{name}"] for name in columns}
     except (FileNotFoundError, ValueError, KeyError):  # cut off, or not ours
@@ -94,7 +95,7 @@ def write_piece(place: Place, tile: Tile, piece: dict[str, Any]) -> None:
     y, x, counts = piece["footprint"]
     stars = piece.get("stars")
     about = {**piece["about"], "footprint": [y, x], "stars": None if stars is None else [*stars]}
-    arrays = {"counts": counts, "noise": piece["noise"]}
+    arrays = {"counts": counts.astype(np.uint16), "noise": piece["noise"]}  # of at most 32^2 px
     arrays |= {f"star-{name}": values for name, values in (stars or {}).items()}
     storage.write_bytes(place.piece(tile), pack(about, arrays))
 

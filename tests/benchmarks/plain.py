@@ -249,7 +249,7 @@ def find_stars(
     near = np.arange(-2, 3)
     angle = k + 0.5 + np.average(near, weights=np.maximum(votes[(k + near) % SECTOR], 0))
     contrast = strength[:, (k + np.arange(-1, 2)) % SECTOR].max(axis=1)
-    return np.array(found)[contrast >= s.star[1]], float(angle % SECTOR)
+    return np.array(found)[contrast >= s.star[1]], float(np.round(angle, 1) % SECTOR)
 
 
 def angular_profile(first: np.ndarray, y: int, x: int) -> np.ndarray:
