@@ -113,7 +113,11 @@ class Operator(ThreadingHTTPServer):
         for process in self.processes:
             process.terminate()
         for process in self.processes:
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:  # it waits for a scheduler that is gone
+                process.kill()
+                process.wait()
 
     def __exit__(self, *error):
         self.shutdown()

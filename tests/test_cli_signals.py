@@ -20,6 +20,18 @@ from gcdask.cli.signals import Signals, Stopped
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C", signal.SIGHUP: "SIGHUP"}
 
 
+@pytest.fixture(autouse=True)
+def default_signals():
+    """Whoever runs the tests may have some ignored, which processes of ours would inherit."""
+    before = {number: signal.getsignal(number) for number in NAMES}
+    for number in NAMES:
+        default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, default)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # -- the handler ---------------------------------------------------------------------------------
 @pytest.mark.parametrize("number", NAMES)
 def test_the_first_signal_is_an_exception_and_the_second_is_not(number):

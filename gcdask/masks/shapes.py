@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.utils.exceptions import AstropyUserWarning
 from regions import PixelRegion, Regions, SkyRegion
 
-from gcdask import mosaic
+from gcdask import mosaic, storage
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.masks.rules import MaskRules
@@ -50,12 +49,16 @@ def read_regions(path: str, grid: Grid) -> list[PixelRegion]:
     InputError
         If the file does not exist, has a line that is not understood, or holds no region.
     """
-    if not Path(path).is_file():
-        raise InputError(f"region file {path} does not exist; check mask.regions")
+    try:
+        text = storage.read_bytes(path).decode()
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"region file {path} does not exist; check mask.regions") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"region file {path} is not a DS9 region file: {error}") from error
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", AstropyUserWarning)
-            found = Regions.read(path, format="ds9")
+            found = Regions.parse(text, format="ds9")
     except Exception as error:
         raise InputError(f"region file {path} is not a DS9 region file: {error}") from error
     # the reader skips what it does not know: pixels would silently stay unmasked
