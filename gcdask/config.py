@@ -139,10 +139,9 @@ class Config(Section):
         """Raise `InputError` naming the first key whose file cannot be found, here or remote."""
         self.check_urls()
         for key, path in self.input_paths():
-            file = path.rsplit("[", 1)[0] if path.endswith("]") else path  # x.fits[SCI]
             if storage.is_remote(path):
-                _check_remote(key, file)
-            elif not os.path.exists(file):
+                _check_remote(key, path)
+            elif not os.path.exists(path):
                 raise InputError(
                     f"{key}: {path} does not exist; correct it in the configuration, "
                     f"or give --set {key}=PATH"
@@ -160,15 +159,22 @@ class Config(Section):
                     raise InputError(f"{key}: {error}") from None
 
     def input_paths(self) -> list[tuple[str, str]]:
-        """Every ``(key, path)`` of the configuration that is an input: local files and URLs."""
+        """Every ``(key, path)`` that is an input, local or a URL, without the HDU behind a path."""
         found: list[tuple[str, str]] = []
         for pattern in PATHS:
             found.extend(_values(self.canonical(), pattern.split(".")))
-        return [(key, path) for key, path in found if not path.startswith("builtin:")]
+        return [(key, _file(path)) for key, path in found if not path.startswith("builtin:")]
 
     def local_paths(self) -> list[tuple[str, str]]:
         """Every ``(key, path)`` of the configuration that is a local file."""
         return [(key, path) for key, path in self.input_paths() if is_local(path)]
+
+
+def _file(path: str) -> str:
+    """The file of a path like ``x.fits[SCI]``."""
+    if not path.endswith("]") or os.path.exists(path):
+        return path
+    return path.rsplit("[", 1)[0]
 
 
 def _check_remote(key: str, path: str) -> None:

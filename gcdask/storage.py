@@ -47,7 +47,8 @@ _SECRET_QUERY = re.compile(
     r"([?&][^=&#]*(?:sig|token|secret|key|credential)[^=&#]*=)[^&#\s]+", re.I
 )
 _NO_BUCKET = re.compile("specified bucket|NoSuchBucket")
-_USER = re.compile(r"(\w://)[^/@\s]+@")
+# a user before the host; or a secret with a slash in it, which seems to end a host as a port does
+_USER = re.compile(r"(\w://)(?:[^/@\s]+|[^/@\s]*:(?!\d+(?:/|$))[^@\s]*)@")
 
 
 # -- paths ---------------------------------------------------------------------------------------
@@ -96,8 +97,12 @@ def check_url(path: str, key: str = "") -> None:
     """Raise `InputError` if credentials stand in a URL: they would be stored with a run."""
     if not is_remote(path):
         return
-    parts = urlsplit(path)
-    if "@" in parts.netloc or _SECRET_QUERY.search(f"?{parts.query}"):
+    try:
+        query = urlsplit(path).query
+    except ValueError as error:
+        where = f"{key}: {redact(path)}" if key else redact(path)
+        raise InputError(f"{where} is no address ({error}); correct it") from None
+    if _USER.search(path) or _SECRET_QUERY.search(f"?{query}"):
         raise InputError(
             f"{f'{key}: ' if key else ''}{redact(path)} holds credentials; take them out of the "
             "address and give them in the environment (AWS_ACCESS_KEY_ID, ...)"
@@ -120,6 +125,10 @@ def exists(path: Any) -> bool:
         return os.path.exists(path)
     with told(path):
         fs, root = filesystem(path)
+        if protocol(path) in ("http", "https"):  # its own way to ask begins to fetch the file
+            with suppress(FileNotFoundError):
+                return bool(fs.info(root))
+            return False
         return bool(fs.exists(root))
 
 
@@ -185,7 +194,7 @@ def find(folder: Any) -> dict[str, str]:
 
 def stamp(info: dict[str, Any]) -> str:
     """Size of a remote file with what its store says of its content or its time of change."""
-    for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created"):
+    for key in ("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "mtime", "created"):
         if info.get(key):
             return f"{info.get('size')}-{info[key]}"
     return f"{info.get('size')}"

@@ -155,10 +155,14 @@ class HttpServer:
         return sum(entry[3] for entry in self.log)
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # with five, bursts of requests wait for seconds to be heard
+
+
 @contextlib.contextmanager
 def http_server(folder: Path | str) -> Iterator[HttpServer]:
     """Serve a folder read-only, with ranges and ETags, without listings (as object stores do)."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     server.folder = Path(folder).resolve()
     server.state = HttpServer(f"http://127.0.0.1:{server.server_port}")

@@ -386,7 +386,7 @@ def one_line(error):
     [
         ("none.fits", None, "does not exist"),
         ("t.txt", b"1 2 3", "unknown kind of catalogue"),
-        ("t.fits", b"SIMPLE? no", "not a readable FITS file"),
+        ("t.fits", b"SIMPLE? no", "cannot be read as a table"),
         ("t.parquet", b"PAR1 cut", "cannot be read as a table"),
         ("t.ecsv", b"not an ecsv", "cannot be read as a table"),
         ("t.csv", b"", "cannot be read as a table"),

@@ -188,7 +188,12 @@ def test_missing_files_are_named_with_their_key(load, tmp_path):
 
 def test_an_hdu_behind_a_path_is_no_part_of_it(load, tmp_path):
     (tmp_path / "a.fits").write_text("")
-    load("", [f"mosaic={{bands: {{A: '{tmp_path}/a.fits[SCI]'}}}}"]).check_paths()
+    found = load("", [f"mosaic={{bands: {{A: '{tmp_path}/a.fits[SCI]'}}}}"])
+    found.check_paths()
+    assert found.mosaic.bands["A"] == f"{tmp_path}/a.fits[SCI]"
+    assert found.input_paths() == [("mosaic.bands.A", f"{tmp_path}/a.fits")]
+    (tmp_path / "a.fits[SCI]").write_text("")  # unless a file has that very name
+    assert found.input_paths() == [("mosaic.bands.A", f"{tmp_path}/a.fits[SCI]")]
 
 
 # -- mistakes ---------------------------------------------------------------------------------
@@ -413,9 +418,9 @@ def test_files_of_the_cluster_are_beside_the_configuration_and_decide_nothing(tm
     text = "{ca: tls/ca.pem, cert: tls/cert.pem, key: tls/key.pem}"
     path = tmp_path / "a.yaml"
     path.write_text(BASE + f"\ncluster: {{scheduler_file: c.json, tls: {text}}}\n")
-    config = load(path)
-    assert config.cluster.scheduler_file == str(tmp_path / "c.json")
-    assert config.cluster.tls.key == str(tmp_path / "tls/key.pem")
-    assert not [key for key, _ in config.input_paths() if key.startswith("cluster")]
+    found = config.load(path)
+    assert found.cluster.scheduler_file == str(tmp_path / "c.json")
+    assert found.cluster.tls.key == str(tmp_path / "tls/key.pem")
+    assert not [key for key, _ in found.input_paths() if key.startswith("cluster")]
     path.write_text(BASE)
-    assert load(path).deciding() == config.deciding()
+    assert config.load(path).deciding() == found.deciding()

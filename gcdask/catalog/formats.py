@@ -30,7 +30,7 @@ from gcdask.catalog.schema import SCHEMA, SourceFlag, pixel_positions, tile_id
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.mosaic import fitsio
-from gcdask.mosaic.ranges import RangeFile, remote_info
+from gcdask.mosaic.ranges import HeaderFile, RangeFile, remote_info
 
 log = logging.getLogger(__name__)
 
@@ -158,9 +158,8 @@ def _open_parquet(path: Any) -> RawTable:
 
 
 def _open_fits(path: Any, hdu: int | str | None, block: int) -> RawTable:
-    if not _is_packed(path):
-        fitsio.contents(str(path))  # headers that astropy would hang on are refused
-    with _fits_file(path) as (file, _):
+    size = fitsio.check_file(str(path))[1]
+    with fitsio.opened(str(path), size) as raw, fits.open(HeaderFile(raw)) as file:
         tables = [h for h in file if isinstance(h, fits.BinTableHDU | fits.TableHDU)]
         if hdu is not None:
             tables = [h for h in tables if h in (file[hdu],)]
@@ -168,7 +167,7 @@ def _open_fits(path: Any, hdu: int | str | None, block: int) -> RawTable:
         if not tables:
             raise InputError(f"{path} holds no table (hdu={hdu}); give the extension with hdu=")
         table, index = tables[0], file.index(tables[0])
-        size, n = storage.size(path) or 0, int(table.header["NAXIS2"])
+        n = int(table.header["NAXIS2"])
         end = table.fileinfo()["datLoc"] + table.header["NAXIS1"] * n
         if not _is_packed(path) and end > size:
             raise InputError(f"{path} is truncated ({size} of {end} bytes)")

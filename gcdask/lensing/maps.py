@@ -259,10 +259,11 @@ def _redshift_cards(path: Any) -> dict[str, float]:
     if store.is_store(file):
         return {}
     found: dict[str, float] = {}
-    for header in fitsio.headers(fitsio.split_extension(file)[0]):
-        for key, cards in _CARDS.items():
-            for card in cards:
-                value = header.get(card)
-                if type(value) in (int, float) and value > 0:
-                    found.setdefault(key, float(value))
+    with fitsio.open_fits(fitsio.split_extension(file)[0]) as hdus:
+        for hdu in hdus:
+            for key, cards in _CARDS.items():
+                for card in cards:
+                    value = hdu.header.get(card)
+                    if type(value) in (int, float) and value > 0:
+                        found.setdefault(key, float(value))
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,7 @@ class FitsSource(Source):
         try:
             stream = RangeFile(self.file, self.size) if storage.is_remote(self.file) else None
             quiet = _quiet() if self.cut else contextlib.nullcontext()  # it was told when opened
-            with quiet, open_fits(self.file, stream) as hdus:
+            with quiet, _hdus(self.file if stream is None else stream) as hdus:
                 if stream is not None and self.block is None:
                     stream.fetch(_rows(hdus[self.hdu], (y0, y1, x0, x1), self.shape[1]))
                 section = hdus[self.hdu].section
@@ -153,23 +154,14 @@ def inspect(
             head = _digest(names, header)
     except InputError:
         raise
-    except Exception as error:  # astropy fails in many ways on a damaged header
-        raise InputError(
-            f"{file} is not a readable FITS file ({_reason(error)}); "
-            "check the path, or fetch it again"
-        ) from error
-    if size < needs:
-        text = f"{file} is truncated: {size} bytes, but its header announces {needs}"
-        if damaged == "refuse":
-            raise InputError(f"{text}; fetch it again")
-        if damaged == "keep":
-            log.warning("%s; what is there is used", text)
+    except Exception as error:  # as in `open_fits`
+        raise _unreadable(file, error) from error
+    if cut := size < needs:
+        _tell_cut(file, size, needs, damaged)
     label = file if extension is None else f"{file}[{extension}]"
-    shape = (full[-2], full[-1])
+    shape, leading = (full[-2], full[-1]), len(full) - 2
     block = (tiles[0], tiles[1]) if tiles else None
-    source = FitsSource(
-        file, index, shape, made, size, head, block, len(full) - 2, kind, natural, size < needs
-    )
+    source = FitsSource(file, index, shape, made, size, head, block, leading, kind, natural, cut)
     return Image(
         source,
         label,
@@ -179,24 +171,32 @@ def inspect(
     )
 
 
+def _tell_cut(file: str, size: int, needs: int, damaged: str) -> None:
+    """Refuse a file that ends before its pixels do, or warn of it."""
+    text = f"{file} is truncated: {size} bytes, but its header announces {needs}"
+    if damaged == "refuse":
+        raise InputError(f"{text}; fetch it again")
+    if damaged == "keep":
+        log.warning("%s; what is there is used", text)
+
+
 def _look(
     file: str, size: int, extension: str | int | None, prefer: tuple[str, ...]
 ) -> tuple[int, Any, fits.Header, int]:
     """The HDU of the image: its number, itself, the primary header, and where its data end."""
-    with _opened(file, size) as stream:
-        with open_fits(file, HeaderFile(stream)) as hdus:
+    with opened(file, size) as stream:
+        with _hdus(HeaderFile(stream)) as hdus:
             index = _choose(hdus, file, extension, prefer)
             hdu, names = hdus[index], hdus[0].header
         stream.seek(0)
-        with open_fits(file, HeaderFile(stream), disable_image_compression=True) as hdus:
+        with _hdus(HeaderFile(stream), disable_image_compression=True) as hdus:
             return index, hdu, names, hdus[index].fileinfo()["datLoc"] + hdus[index].size
 
 
-def _opened(file: str, size: int) -> Any:
-    """The bytes of a file."""
-    if storage.is_remote(file):
-        return RangeFile(file, size)
-    return gzip.open(file) if is_gzip(file) else open(file, "rb")
+def opened(file: str, size: int) -> Any:
+    """The bytes of a file, unpacked if it is gzipped."""
+    raw: Any = RangeFile(file, size) if storage.is_remote(file) else io.FileIO(file)
+    return gzip.open(raw) if is_gzip(file) else raw
 
 
 def _reason(error: Exception) -> str:
@@ -251,37 +251,28 @@ def is_gzip(file: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_fits(file: str, stream: Any = None, **options: Any) -> Iterator[fits.HDUList]:
-    """Open a FITS file for reading windows of it: by its name, or the ``stream`` of its bytes."""
-    what = file if stream is None else stream
-    if stream is None and storage.is_remote(file):
-        what = RangeFile(file, check_file(file)[1])
+def open_fits(file: str) -> Iterator[fits.HDUList]:
+    """Open a FITS file for looking at its headers; any failure there is an `InputError`."""
+    try:
+        with _quiet(), opened(file, check_file(file)[1]) as stream, _hdus(HeaderFile(stream)) as h:
+            yield h
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # astropy fails in many ways on a damaged header
+        raise _unreadable(file, error) from error
+
+
+@contextlib.contextmanager
+def _hdus(what: Any, **options: Any) -> Iterator[fits.HDUList]:
     # memmap stays at its default: explicitly True refuses images with BZERO or BLANK
     with fits.open(what, mode="readonly", **options) as hdus:
         yield hdus
 
 
-def headers(file: str) -> list[fits.Header]:
-    """Headers of all HDUs of a file."""
-    return _of_all(file, lambda hdu: hdu.header)
-
-
-def contents(file: str) -> list[tuple[str, tuple[int, ...] | None]]:
-    """Kind of each HDU (as astropy calls its class), and the shape of those that are images."""
-    return _of_all(file, lambda hdu: (type(hdu).__name__, _shape(hdu)))
-
-
-def _of_all(file: str, take: Callable[[Any], Any]) -> list[Any]:
-    try:
-        stream = _opened(file, check_file(file)[1])
-        with _quiet(), stream, open_fits(file, HeaderFile(stream)) as hdus:
-            return [take(hdu) for hdu in hdus]
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{file} is not a readable FITS file ({_reason(error)}); fetch it again"
-        ) from error
+def _unreadable(file: str, error: Exception) -> InputError:
+    return InputError(
+        f"{file} is not a readable FITS file ({_reason(error)}); check the path, or fetch it again"
+    )
 
 
 def _rows(hdu: Any, window: tuple[int, int, int, int], width: int) -> list[tuple[int, int]]:
@@ -339,19 +330,14 @@ def _same(hdu: Any, extension: str | int) -> bool:
 
 def _plane(hdu: Any) -> tuple[int, int] | None:
     """Shape of a 2-D image (longer axes of length 1 squeezed), or None."""
-    shape = _shape(hdu) or ()
+    shape = tuple(getattr(hdu, "shape", None) or ()) if hdu.is_image else ()
     if len(shape) < 2 or any(n != 1 for n in shape[:-2]) or min(shape) < 1:
         return None
     return int(shape[-2]), int(shape[-1])
 
 
-def _shape(hdu: Any) -> tuple[int, ...] | None:
-    """Shape of an image, empty if it has no data; None for a table."""
-    return tuple(int(n) for n in getattr(hdu, "shape", None) or ()) if hdu.is_image else None
-
-
 def _describe(hdu: Any) -> str:
-    shape = _shape(hdu)
+    shape = tuple(int(n) for n in getattr(hdu, "shape", None) or ()) if hdu.is_image else None
     return "a table" if shape is None else f"shape {shape}" if shape else "empty"
 
 
@@ -371,7 +357,8 @@ def _grid(header: fits.Header, shape: tuple[int, int], label: str, need_wcs: boo
                 raise InputError(
                     f"its WCS has SIP terms, but CTYPE {names}; mend the header, SIP is for TAN"
                 )
-            return Grid.from_wcs(wcs, shape)
+            grid = Grid.from_wcs(wcs, shape)
+            return grid if grid.wcs else None  # read back now: it may fail only then
     except InputError as error:
         if not need_wcs:
             return None

@@ -14,9 +14,13 @@ from gcdask import storage
 from gcdask.errors import InputError
 
 BLOCK = 1 << 15  # bytes that a read fetches at least: a header and the one behind it
+AT_ONCE = 16  # requests; small servers turn more away
 AHEAD = 1 << 22  # bytes that it fetches at most beyond what was asked, when reads follow each other
 GAP = 1 << 14  # bytes between two pieces that are rather fetched than asked around
-MANY = re.compile(rb"(?:Z?NAXIS|TFIELDS) *= *\+?\d{4,}", re.IGNORECASE)  # what nobody means
+# Sizes that nobody means: too many axes or columns, or less than nothing
+ODD = re.compile(
+    rb"(?:(?:Z?NAXIS|TFIELDS) *= *\+?\d{4,}|(?:Z?NAXIS\d*|[PG]COUNT|TFIELDS|THEAP) *= *-\d+)", re.I
+)
 PATIENCE = 30.0  # seconds that a store has to say what it knows of a file
 
 
@@ -78,7 +82,10 @@ class RangeFile(io.RawIOBase):
             return
         with storage.told(self._path):
             found = self._fs.cat_ranges(
-                [self._root] * len(wanted), *map(list, zip(*wanted, strict=True)), on_error="raise"
+                [self._root] * len(wanted),
+                *map(list, zip(*wanted, strict=True)),
+                on_error="raise",
+                batch_size=AT_ONCE,
             )
         for (start, stop), data in zip(wanted, found, strict=True):
             if len(data) != stop - start:
@@ -101,7 +108,8 @@ class RangeFile(io.RawIOBase):
 class HeaderFile(io.RawIOBase):
     """A FITS file whose headers are looked at before astropy has them.
 
-    It counts to ``NAXIS`` and ``TFIELDS`` whatever they are, which takes minutes for 1e9.
+    It counts to ``NAXIS`` and ``TFIELDS`` whatever they are, which takes minutes for 1e9, and goes
+    backwards in the file, again and again, where a size is negative.
     """
 
     def __init__(self, stream: Any):
@@ -126,8 +134,8 @@ class HeaderFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         """Bytes from the position on."""
         data = self._stream.read(size)
-        if found := MANY.search(data):
-            raise ValueError(f"{found[0].decode().strip()}: at most 999 are allowed")
+        if found := ODD.search(data):
+            raise ValueError(f"its header says {' '.join(found[0].decode().split())}")
         return data
 
 

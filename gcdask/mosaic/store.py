@@ -132,7 +132,7 @@ def open_group(store: str) -> zarr.Group:
     if not storage.is_remote(store) and not os.path.exists(store):
         raise InputError(f"{store} does not exist; check the path")
     try:
-        with storage.told(store, missing=False):
+        with storage.told(store, missing=storage.is_remote(store)):
             # web servers list nothing: there the copy of all metadata says what the group holds
             group = zarr.open_group(
                 **place(store), mode="r", use_consolidated=not shards.lists(store)
@@ -204,6 +204,8 @@ def grid_of(group: zarr.Group, name: str, store: str) -> Grid:
         raise InputError(f"{store}: {name} has no WCS (attribute wcs); write it with gcdask.ingest")
     if not {"x", "y"} <= set(array_names(group)):
         return Grid(tuple(array.shape[-2:]), str(wcs))
+    for axis in ("y", "x"):
+        check_codecs(store, group[axis])
     y, x = (np.asarray(group[axis][:]) for axis in ("y", "x"))  # type: ignore[index]
     step = round(float(y[1] - y[0])) if y.size > 1 else 1
     if step < 1 or any(np.any(np.diff(axis) != step) for axis in (y, x)):
