@@ -27,7 +27,7 @@ import xarray as xr
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid, Tile
-from gcdask.mosaic.source import Source
+from gcdask.mosaic.source import Wrapped
 
 BLOCK = 256  # px: parts of a damaged window that are given up; inner chunks are multiples of it
 PAUSE = 0.25  # s before a window is read again, twice as long each time
@@ -158,25 +158,8 @@ def _salvage(
 
 
 @dataclass(frozen=True)
-class Forgiving(Source):
+class Forgiving(Wrapped):
     """A source without data (NaN) where its file cannot be read, by the rule of the tiles."""
-
-    source: Source
-
-    @property
-    def shape(self) -> tuple[int, int]:  # type: ignore[override]
-        """``(ny, nx)``."""
-        return self.source.shape
-
-    @property
-    def native(self) -> tuple[int, int] | None:
-        """See `Source.native`."""
-        return self.source.native
-
-    @property
-    def path(self) -> str:
-        """See `Source.path`."""
-        return self.source.path
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""

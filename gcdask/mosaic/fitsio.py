@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import logging
+import math
 import os
 import re
 import warnings
@@ -190,7 +191,14 @@ def _look(
             hdu, names = hdus[index], hdus[0].header
         stream.seek(0)
         with _hdus(HeaderFile(stream), disable_image_compression=True) as hdus:
-            return index, hdu, names, hdus[index].fileinfo()["datLoc"] + hdus[index].size
+            table, tiles = hdus[index], getattr(hdu, "tile_shape", None)
+            if tiles and table.header["NAXIS2"] != math.prod(map(_ceil_div, hdu.shape, tiles)):
+                raise ValueError(f"{table.header['NAXIS2']} tiles for an image of {hdu.shape}")
+            return index, hdu, names, table.fileinfo()["datLoc"] + table.size
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
 
 
 def opened(file: str, size: int) -> Any:
@@ -358,7 +366,8 @@ def _grid(header: fits.Header, shape: tuple[int, int], label: str, need_wcs: boo
                     f"its WCS has SIP terms, but CTYPE {names}; mend the header, SIP is for TAN"
                 )
             grid = Grid.from_wcs(wcs, shape)
-            return grid if grid.wcs else None  # read back now: it may fail only then
+            _ = grid.wcs  # cards that cannot be read back fail here rather than later
+            return grid
     except InputError as error:
         if not need_wcs:
             return None

@@ -141,11 +141,10 @@ def _bounds(key: Any, size: int) -> tuple[tuple[int, int], Any]:
 
 
 @dataclass(frozen=True)
-class Scaled(Source):
-    """A source times a factor (a change of units)."""
+class Wrapped(Source):
+    """Base of what changes the values of another ``source``, on the same pixels."""
 
     source: Source
-    factor: float
 
     @property
     def shape(self) -> tuple[int, int]:  # type: ignore[override]
@@ -162,6 +161,13 @@ class Scaled(Source):
         """See `Source.path`."""
         return self.source.path
 
+
+@dataclass(frozen=True)
+class Scaled(Wrapped):
+    """A source times a factor (a change of units)."""
+
+    factor: float
+
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""
         return self.source.read(y0, y1, x0, x1) * np.float32(self.factor)
@@ -174,26 +180,15 @@ class Scaled(Source):
 
 
 @dataclass(frozen=True)
-class Weighted(Source):
+class Weighted(Wrapped):
     """A source without data (NaN) where its weight is not finite and positive."""
 
-    source: Source
     weight: Source
-
-    @property
-    def shape(self) -> tuple[int, int]:  # type: ignore[override]
-        """``(ny, nx)``."""
-        return self.source.shape
 
     @property
     def native(self) -> tuple[int, int] | None:
         """See `Source.native`."""
         return self.weight.native if self.weight.row_tiled else self.source.native
-
-    @property
-    def path(self) -> str:
-        """See `Source.path`."""
-        return self.source.path
 
     def read(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """See `Source.read`."""

@@ -16,7 +16,7 @@ from gcdask.pipeline.runner import Runner
 from gcdask.pipeline.science import Found, Scene
 from gcdask.pipeline.sources import MAIN
 from gcdask.pipeline.truth import evaluate
-from gcdask.pipeline.versions import Version
+from gcdask.pipeline.versions import Version, now
 
 SMOOTH = "smooth"  # group of maps.zarr
 
@@ -172,7 +172,7 @@ def _show(
             local / "report.html",
             title=scene.config.name,
             results={k: v for k, v in numbers.items() if k != "notes"},
-            run={**work.record, "timings": runner.timings},
+            run={**work.record, "finished": now(), "timings": runner.timings},
             figures=drawn,
             notes=numbers["notes"],
         )
