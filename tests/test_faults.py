@@ -230,10 +230,10 @@ def wait_until(test, process, seconds=60):
         time.sleep(0.005)
 
 
-def assert_gone(session, seconds=10):
-    """No process of a session is left, after a moment."""
+def assert_gone(leader, seconds=10):
+    """No process that a command started is left, after a moment."""
     end = time.monotonic() + seconds
-    look = ["ps", "-s", str(session), "-o", "pid=,args="]
+    look = ["ps", "-s", str(leader), "-o", "pid=,args="]
     while left := subprocess.run(look, capture_output=True, text=True, check=False).stdout:
         assert time.monotonic() < end, left
         time.sleep(0.1)

@@ -105,10 +105,10 @@ QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 def shield_tracker() -> None:
-    """Start the helper that multiprocessing has for worker processes, so that it stays quiet.
+    """Start the process that multiprocessing has beside workers, so that it stays quiet.
 
     A signal to the whole process group (a terminal that closes, systemd) ends workers half way:
-    the helper cleans up after them, and would tell that at length. SIGHUP would end it too.
+    it cleans up after them, and would tell that at length. SIGHUP would end it too.
     """
     if not hasattr(signal, "SIGHUP"):
         return
