@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from gcdask import catalog as cat
 from gcdask.catalog.parquet import PartReader
 from gcdask.catalog.points import join_points
-from gcdask.density import density_map, graphs, inpaint, inpaint_intensity, number_density
+from gcdask.density import (
+    density_map,
+    draw_sources,
+    graphs,
+    inpaint,
+    inpaint_intensity,
+    number_density,
+)
 from gcdask.density import inpainting as module
 from gcdask.density.kernelsum import Extent, KernelSum, Layout, box_of
 from gcdask.density.points import Points
@@ -548,3 +555,32 @@ def test_the_same_call_gives_the_same_keys():
         lambda: inpaint_intensity(frame, mask, iterations=2, estimator="local"),
     ):
         assert make().data.name == make().data.name
+
+
+# -- mocks ---------------------------------------------------------------------------------------
+def _slope_of_light(chunks):
+    grid = Grid.tangent((110.0, -30.0), (120, 90), 0.5)
+    rate = np.linspace(0, 4, 90) * np.ones((120, 1))
+    rate[:10] = np.nan
+    return grid.wrap(da.from_array(rate, chunks=chunks), "intensity", "arcsec-2")
+
+
+def test_drawn_sources_follow_the_intensity_and_no_chunking_changes_them():
+    tables = [draw_sources(_slope_of_light(c), 3).compute() for c in (30, (7, 90), 200)]
+    keys = ["y", "x"]
+    one, *others = [t.sort_values(keys).reset_index(drop=True) for t in tables]
+    for other in others:
+        pd.testing.assert_frame_equal(one, other)
+    expected = np.nansum(_slope_of_light(30)) * 0.25
+    assert abs(len(one) - expected) < 4 * expected**0.5
+    assert (one["y"] > 9.4).all()  # none where the intensity is NaN
+    left = (one["x"] < 44.5).sum()
+    assert abs(left / len(one) - 0.25) < 0.03
+    again = draw_sources(_slope_of_light(30), 3, realisation=1).compute()
+    assert not np.isin(again["x"], one["x"]).any()
+
+
+def test_an_intensity_in_another_unit_is_refused():
+    rate = _slope_of_light(30).assign_attrs(units="kpc-2")
+    with pytest.raises(InputError, match="'kpc-2'"):
+        draw_sources(rate)

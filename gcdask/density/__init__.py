@@ -8,10 +8,11 @@ partitions are not known by place, all positions are sorted in one task first. S
 and near sums are taken in one global order, so that a pixel has the same bits for every chunking
 and partitioning: the draws of `inpaint` rely on it.
 
-Reading order: points, kernelsum, local (NumPy); graphs; maps, inpainting.
+Reading order: points, kernelsum, local (NumPy); graphs; maps, drawing, inpainting.
 """
 
+from gcdask.density.drawing import draw_sources
 from gcdask.density.inpainting import inpaint, inpaint_intensity
 from gcdask.density.maps import density_map, number_density
 
-__all__ = ["density_map", "inpaint", "inpaint_intensity", "number_density"]
+__all__ = ["density_map", "draw_sources", "inpaint", "inpaint_intensity", "number_density"]

@@ -10,19 +10,18 @@ from typing import Any, Literal
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from gcdask import catalog as cat
 from gcdask import reduce
 from gcdask.catalog.points import join_points
 from gcdask.density import graphs
+from gcdask.density.drawing import draw, sources_of
 from gcdask.density.kernelsum import KernelSum
 from gcdask.density.local import Cells, LocalRatio, cell_of, inpaintable
 from gcdask.density.points import Points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.kernels import counts
 from gcdask.tiles import as_mask, layout, on_pixels
 
 log = logging.getLogger(__name__)
@@ -99,34 +98,10 @@ def _unmasked(
     return kept + graphs.Sources(beyond, sources.boxes), number
 
 
-def draw(
-    expected: np.ndarray, ys: np.ndarray, xs: np.ndarray, step: int, seed: int, stream: int
-) -> np.ndarray:
-    """Poisson sources of a block, ``(3, n)`` of global x, y (uniform within a pixel) and weight 1.
-
-    A function of (seed, stream, global pixel) and of the pixel's expected number alone.
-    """
-    y0, x0 = int(ys[0] // step), int(xs[0] // step)
-    n = counts.poisson_block(expected, seed, stream, y0, x0)
-    i, j = np.nonzero(n)
-    n = n[i, j]
-    which = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)  # 0, 1, ... within a pixel
-    i, j = np.repeat(i, n), np.repeat(j, n)
-    u, v = (counts.uniform(seed, y0 + i, x0 + j, stream, word=2 * which + k) for k in (0, 1))
-    return np.stack([xs[j] + (u - 0.5) * step, ys[i] + (v - 0.5) * step, np.ones(i.size)])
-
-
 def _drawn(
     expected: np.ndarray, ys: np.ndarray, xs: np.ndarray, *, step: int, seed: int, stream: int
 ) -> np.ndarray:
     return join_points([draw(expected, ys, xs, step, seed, stream)])
-
-
-def _rows(
-    expected: np.ndarray, ys: np.ndarray, xs: np.ndarray, grid: Grid, seed: int, stream: int
-) -> pd.DataFrame:
-    x, y, _ = draw(expected, ys, xs, grid.step, seed, stream)
-    return cat.make_catalog(x, y, grid, flags=cat.SourceFlag.INPAINTED)
 
 
 def _check_inpaint(estimator: str, seed: int, iterations: int, **lengths: float | None) -> None:
@@ -263,11 +238,5 @@ def inpaint(
         catalog, mask, like, seed, iterations, estimator=estimator, alpha=alpha,
         softening=softening, r_c=r_c, sigma=sigma,
     )  # fmt: skip
-    grid = Grid.of(expected)
-    ys, xs = graphs.lines(grid, expected.data.chunks)
-    # "chunks" that are tables, which is why they are taken out of the array at once
-    tables = da.blockwise(
-        _rows, "ij", expected.data, "ij", ys, "i", xs, "j", grid=grid, seed=seed,
-        stream=STREAM + int(iterations) - 1, dtype=object, meta=np.empty((0, 0), object),
-    )  # fmt: skip
-    return dd.from_delayed(tables.to_delayed().ravel().tolist(), meta=cat.meta(), prefix="inpaint")
+    stream = STREAM + int(iterations) - 1
+    return sources_of(expected, seed, stream, flags=int(cat.SourceFlag.INPAINTED))
