@@ -8,14 +8,19 @@ import dask
 import pytest
 
 
-@pytest.fixture(scope="session")
-def shared_data():
+def shared_folder():
     """Folder of the real data; the test skips where it is absent."""
     root = os.environ.get("GCDASK_SHARED", Path(__file__).parents[2] / "shared")
     folder = Path(root) / "data"
     if not folder.is_dir():
         pytest.skip(f"the real data are not at {folder} (set GCDASK_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """`shared_folder` as a fixture."""
+    return shared_folder()
 
 
 @contextlib.contextmanager
