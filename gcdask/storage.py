@@ -137,8 +137,9 @@ def size(path: Any) -> int | None:
     try:
         if not is_remote(path):
             return os.path.getsize(path)
-        fs, root = filesystem(path)
-        return int(fs.size(root))
+        with told(path, missing=False):
+            fs, root = filesystem(path)
+            return int(fs.size(root))
     except FileNotFoundError:
         return None
 
@@ -189,7 +190,7 @@ def find(folder: Any) -> dict[str, str]:
         fs, root = filesystem(folder)
         found = fs.find(root, detail=True)
     start = len(fs._strip_protocol(root).rstrip("/")) + 1
-    return {name[start:]: stamp(info) for name, info in found.items()}
+    return {name[start:]: stamp(info) for name, info in found.items() if name[start:]}
 
 
 def stamp(info: dict[str, Any]) -> str:

@@ -158,6 +158,18 @@ def test_a_table_of_sources_to_add_is_read_by_url(folder):
     assert len(catalog.add_manual(sources(), f"{folder}/manual.csv", grid=GRID)) == 202
 
 
+def test_a_file_is_no_folder_with_a_file_without_a_name(folder, tmp_path):
+    for base in (folder, tmp_path):
+        path = storage.join(base, "one.csv")
+        storage.write_bytes(path, b"ra,dec\n")
+        assert storage.find(path) == {}
+        assert list(storage.find(base)) == ["one.csv"]
+        storage.link_tree(path, storage.join(base, "two.csv"))
+        assert storage.read_bytes(storage.join(base, "two.csv")) == b"ra,dec\n"
+        assert storage.size(path) == 7
+        assert storage.size(storage.join(base, "none.csv")) is None
+
+
 # -- lens models and maps -------------------------------------------------------------------------
 def test_lens_models_are_read_and_written_by_url(folder):
     storage.write_bytes(f"{folder}/best.par", LENS.encode())
@@ -279,6 +291,8 @@ def test_wrong_credentials_are_told_and_never_shown(tmp_path, s3):
         with s3.wrong_credentials(key=key) as wrong:
             text = refused(tmp_path, f"{s3.url}/there.zarr")
             assert "is refused" in text
+            with pytest.raises(InputError, match="is refused"):
+                storage.size(f"{s3.url}/there.zarr/zarr.json")
             assert "AWS_ACCESS_KEY_ID" in text
             assert not any(value in text for value in wrong.values())
     load(tmp_path, mosaic={"path": f"{s3.url}/there.zarr"}).check_paths()  # right ones again
