@@ -73,6 +73,18 @@ def basename(path: Any) -> str:
     return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
+def split_part(path: Any) -> tuple[str, str | None]:
+    """Split ``x.fits[SCI]`` into the file and what is meant of it; None, if that is all of it.
+
+    A local file of that very name is meant as a whole.
+    """
+    text = str(path)
+    found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", text)
+    if found is None or (not is_remote(text) and os.path.exists(text)):
+        return text, None
+    return found[1], found[2]
+
+
 def options(path: Any) -> dict[str, Any]:
     """Options of the file system of a path, as fsspec and zarr take them."""
     return OPTIONS.get(protocol(path), {})
@@ -205,8 +217,13 @@ def state(path: Any) -> dict[str, Any]:
     """Identity of what an input holds, wherever it is; empty where there is nothing.
 
     Small local files are known by their content, larger ones by size and time, those of other
-    stores by what the store says of them (ETag), folders (zarr, Parquet) by all of their files.
+    stores by what the store says of them (ETag), folders (zarr, Parquet) by all of their files,
+    and a part like ``x.fits[SCI]`` by its file and its name.
     """
+    path, part = split_part(path)
+    if part is not None:
+        whole = state(path)
+        return {**whole, "part": part} if whole else {}
     if is_remote(path):
         with told(path, missing=False), suppress(FileNotFoundError):
             fs, root = filesystem(path)

@@ -248,6 +248,8 @@ def test_files_beside_a_remote_mosaic_follow_it(tmp_path):
     remote = {key for key, path in found.input_paths() if storage.is_remote(path)}
     assert remote == {"mosaic.path", "reference.path", "mask.regions[0]", "mask.regions[2]"}
     assert {key for key, _ in found.local_paths()} == {"mask.regions[1]", "lens.path"}
+    paths = {"mosaic": {"path": "s3://b/field.fits[SCI]"}, "mask": {"regions": ["{mosaic}.reg"]}}
+    assert load(tmp_path, **paths).mask.regions == ("s3://b/field.reg",)
 
 
 def refused(tmp_path, url, seconds=20, **sections):
