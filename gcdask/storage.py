@@ -73,6 +73,11 @@ def basename(path: Any) -> str:
     return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
+def is_name(name: Any) -> bool:
+    """Whether a value, read from a file, names something in a folder and leads nowhere else."""
+    return isinstance(name, str) and re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", name) is not None
+
+
 def split_part(path: Any) -> tuple[str, str | None]:
     """Split ``x.fits[SCI]`` into the file and what is meant of it; None, if that is all of it.
 
