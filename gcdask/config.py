@@ -129,9 +129,10 @@ class Config(Section):
     def deciding(self) -> dict[str, Any]:
         """What decides the results, for fingerprints: without names of files, and without how.
 
-        What is in the files decides, wherever they are (see `gcdask.storage.state`).
+        What is in the files decides, wherever they are (see `gcdask.storage.state`); of a path like
+        ``x.fits[SCI]``, the HDU stays, which chooses among that.
         """
-        plain = map_paths(self.canonical(), PATHS, lambda path: "")
+        plain = map_paths(self.canonical(), PATHS, lambda path: storage.split_part(path)[1] or "")
         del plain["cluster"], plain["tiles"]["retries"]
         return plain
 
@@ -163,18 +164,15 @@ class Config(Section):
         found: list[tuple[str, str]] = []
         for pattern in PATHS:
             found.extend(_values(self.canonical(), pattern.split(".")))
-        return [(key, _file(path)) for key, path in found if not path.startswith("builtin:")]
+        return [
+            (key, storage.split_part(path)[0])
+            for key, path in found
+            if not path.startswith("builtin:")
+        ]
 
     def local_paths(self) -> list[tuple[str, str]]:
         """Every ``(key, path)`` of the configuration that is a local file."""
         return [(key, path) for key, path in self.input_paths() if is_local(path)]
-
-
-def _file(path: str) -> str:
-    """The file of a path like ``x.fits[SCI]``."""
-    if not path.endswith("]") or os.path.exists(path):
-        return path
-    return path.rsplit("[", 1)[0]
 
 
 def _check_remote(key: str, path: str) -> None:

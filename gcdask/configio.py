@@ -190,7 +190,7 @@ def expand_mosaic(raw: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
             return text
         if not isinstance(path, str) or path.startswith("{mosaic}"):
             raise InputError(f"{text}: {{mosaic}} stands for mosaic.path, which is not given")
-        stem = re.sub(r"\.(zarr|fits|fits\.gz|fits\.fz)/?$", "", path)
+        stem = re.sub(r"\.(zarr|fits|fits\.gz|fits\.fz)/?$", "", storage.split_part(path)[0])
         return stem + text.removeprefix("{mosaic}")
 
     return map_paths(raw, paths, resolve)

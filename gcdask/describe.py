@@ -32,7 +32,7 @@ def describe(path: str | os.PathLike) -> Rows:
     if text.startswith("builtin:"):
         return _catalog(text)
     storage.check_url(text)
-    file = text.rsplit("[", 1)[0] if text.endswith("]") else text
+    file, _ = storage.split_part(text)
     if not storage.is_remote(text) and not os.path.exists(file):
         raise InputError(f"{text} does not exist; check the path")
     name = file.rstrip("/").lower()

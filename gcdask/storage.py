@@ -73,6 +73,23 @@ def basename(path: Any) -> str:
     return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
+def is_name(name: Any) -> bool:
+    """Whether a value, read from a file, names something in a folder and leads nowhere else."""
+    return isinstance(name, str) and re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", name) is not None
+
+
+def split_part(path: Any) -> tuple[str, str | None]:
+    """Split ``x.fits[SCI]`` into the file and what is meant of it; None, if that is all of it.
+
+    A local file of that very name is meant as a whole.
+    """
+    text = str(path)
+    found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", text)
+    if found is None or (not is_remote(text) and os.path.exists(text)):
+        return text, None
+    return found[1], found[2]
+
+
 def options(path: Any) -> dict[str, Any]:
     """Options of the file system of a path, as fsspec and zarr take them."""
     return OPTIONS.get(protocol(path), {})
@@ -137,8 +154,9 @@ def size(path: Any) -> int | None:
     try:
         if not is_remote(path):
             return os.path.getsize(path)
-        fs, root = filesystem(path)
-        return int(fs.size(root))
+        with told(path, missing=False):
+            fs, root = filesystem(path)
+            return int(fs.size(root))
     except FileNotFoundError:
         return None
 
@@ -189,7 +207,7 @@ def find(folder: Any) -> dict[str, str]:
         fs, root = filesystem(folder)
         found = fs.find(root, detail=True)
     start = len(fs._strip_protocol(root).rstrip("/")) + 1
-    return {name[start:]: stamp(info) for name, info in found.items()}
+    return {name[start:]: stamp(info) for name, info in found.items() if name[start:]}
 
 
 def stamp(info: dict[str, Any]) -> str:
@@ -204,8 +222,13 @@ def state(path: Any) -> dict[str, Any]:
     """Identity of what an input holds, wherever it is; empty where there is nothing.
 
     Small local files are known by their content, larger ones by size and time, those of other
-    stores by what the store says of them (ETag), folders (zarr, Parquet) by all of their files.
+    stores by what the store says of them (ETag), folders (zarr, Parquet) by all of their files,
+    and a part like ``x.fits[SCI]`` by its file and its name.
     """
+    path, part = split_part(path)
+    if part is not None:
+        whole = state(path)
+        return {**whole, "part": part} if whole else {}
     if is_remote(path):
         with told(path, missing=False), suppress(FileNotFoundError):
             fs, root = filesystem(path)

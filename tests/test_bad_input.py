@@ -343,7 +343,7 @@ def truth(**columns):
     ("table", "words"),
     [
         (None, ["truth", "t.parquet", "does not exist"]),
-        ("nonsense", ["truth", "t.parquet", "not a Parquet table", "gcdask simulate"]),
+        ("nonsense", ["truth", "t.parquet", "cannot be read as a table", "check the file"]),
         (truth().drop(columns="peak"), ["t.parquet", "no column peak", "mock"]),
         (truth(x="nine"), ["t.parquet", "column x", "no number"]),
         (truth(module=2), ["t.parquet", "no sources in module 1"]),

@@ -192,6 +192,8 @@ def test_an_hdu_behind_a_path_is_no_part_of_it(load, tmp_path):
     found.check_paths()
     assert found.mosaic.bands["A"] == f"{tmp_path}/a.fits[SCI]"
     assert found.input_paths() == [("mosaic.bands.A", f"{tmp_path}/a.fits")]
+    other = load("", [f"mosaic={{bands: {{A: '{tmp_path}/a.fits[ERR]'}}}}"])
+    assert found.deciding() != other.deciding()  # but it decides
     (tmp_path / "a.fits[SCI]").write_text("")  # unless a file has that very name
     assert found.input_paths() == [("mosaic.bands.A", f"{tmp_path}/a.fits[SCI]")]
 

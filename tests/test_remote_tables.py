@@ -1,5 +1,6 @@
 """Catalogues, lens models and configurations by URL; errors of stores as lines with their key."""
 
+import io
 import os
 import socket
 import sys
@@ -19,6 +20,7 @@ from gcdask.catalog import make_catalog
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.mosaic import ingest, open_map, open_plane, ranges, write_map, write_zarr_map
+from gcdask.pipeline.inputs import open_truth
 
 CENTER = (110.83, -73.454)
 GRID = Grid.tangent(CENTER, (300, 400), 0.05, angle=25)
@@ -158,6 +160,40 @@ def test_a_table_of_sources_to_add_is_read_by_url(folder):
     assert len(catalog.add_manual(sources(), f"{folder}/manual.csv", grid=GRID)) == 202
 
 
+def test_a_file_is_no_folder_with_a_file_without_a_name(folder, tmp_path):
+    for base in (folder, tmp_path):
+        path = storage.join(base, "one.csv")
+        storage.write_bytes(path, b"ra,dec\n")
+        assert storage.find(path) == {}
+        assert list(storage.find(base)) == ["one.csv"]
+        storage.link_tree(path, storage.join(base, "two.csv"))
+        assert storage.read_bytes(storage.join(base, "two.csv")) == b"ra,dec\n"
+        assert storage.size(path) == 7
+        assert storage.size(storage.join(base, "none.csv")) is None
+
+
+def write_truth(url, n):
+    mock = sources(n)[["ra", "dec", "x", "y", "peak"]].assign(module=1)
+    mock["class"] = pd.Categorical.from_codes(np.arange(n) % 2, ["gc", "contaminant"])
+    buffer = io.BytesIO()
+    mock.to_parquet(buffer, index=False, row_group_size=20)
+    storage.write_bytes(url, buffer.getvalue())
+    return mock
+
+
+def test_the_truth_of_a_mock_is_read_by_url_like_other_tables(folder, s3):
+    url = f"{folder}/truth.parquet"
+    for n in (50, 60):  # a table that changes is seen
+        pd.testing.assert_frame_equal(write_truth(url, n), open_truth(url), check_like=True)
+    storage.write_bytes(url, b"nonsense")
+    with pytest.raises(InputError, match=f"^truth: {url} cannot be read as a table .* check the"):
+        open_truth(url)
+    with pytest.raises(InputError, match=r"^truth: .*none.parquet does not exist"):
+        open_truth(f"{folder}/none.parquet")
+    with s3.wrong_credentials(), pytest.raises(InputError, match=r"^truth: \S+ is refused"):
+        open_truth(f"{s3.url}/truth.parquet")
+
+
 # -- lens models and maps -------------------------------------------------------------------------
 def test_lens_models_are_read_and_written_by_url(folder):
     storage.write_bytes(f"{folder}/best.par", LENS.encode())
@@ -236,6 +272,8 @@ def test_files_beside_a_remote_mosaic_follow_it(tmp_path):
     remote = {key for key, path in found.input_paths() if storage.is_remote(path)}
     assert remote == {"mosaic.path", "reference.path", "mask.regions[0]", "mask.regions[2]"}
     assert {key for key, _ in found.local_paths()} == {"mask.regions[1]", "lens.path"}
+    paths = {"mosaic": {"path": "s3://b/field.fits[SCI]"}, "mask": {"regions": ["{mosaic}.reg"]}}
+    assert load(tmp_path, **paths).mask.regions == ("s3://b/field.reg",)
 
 
 def refused(tmp_path, url, seconds=20, **sections):
@@ -279,6 +317,8 @@ def test_wrong_credentials_are_told_and_never_shown(tmp_path, s3):
         with s3.wrong_credentials(key=key) as wrong:
             text = refused(tmp_path, f"{s3.url}/there.zarr")
             assert "is refused" in text
+            with pytest.raises(InputError, match="is refused"):
+                storage.size(f"{s3.url}/there.zarr/zarr.json")
             assert "AWS_ACCESS_KEY_ID" in text
             assert not any(value in text for value in wrong.values())
     load(tmp_path, mosaic={"path": f"{s3.url}/there.zarr"}).check_paths()  # right ones again

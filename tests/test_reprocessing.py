@@ -5,14 +5,19 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import tinyfield
 import zarr
+from astropy.io import fits
 from fields import LENS, TILE, N, assert_same, make, sky, store, table, tiles_of
 
 from gcdask import catalog, mosaic, pipeline
 from gcdask.config import load
 from gcdask.errors import InputError, LockError
+from gcdask.grid import Grid
+from gcdask.masks import Flag
 from gcdask.pipeline import lock, versions
 
 
@@ -134,6 +139,34 @@ def test_a_touched_band_redoes_what_depends_on_it(home, name, band, tiles, todo)
         assert tuple(found.values()) == tiles
         assert done_in(result) == todo
     assert_like_a_clean_run(result, home)
+
+
+def write_masks(path, *rows):
+    """A file whose HDUs 1, 2, ... mask ten rows of the tiny field each, from these on."""
+    hdus = fits.HDUList([fits.PrimaryHDU()])
+    for row in rows:
+        mask = np.zeros((tinyfield.N, tinyfield.N), "u1")
+        mask[row : row + 10] = 1
+        header = Grid.tangent(tinyfield.CENTER, mask.shape, 0.03).wcs.to_header()
+        hdus.append(fits.ImageHDU(mask, header))
+    hdus.writeto(path, overwrite=True)
+
+
+def test_another_mask_in_the_same_hdu_or_in_another_one_is_seen(tmp_path):
+    tinyfield.make(tmp_path)
+
+    def masked(hdu):
+        setting = f"mask.files=['{tmp_path}/m.fits[{hdu}]']"
+        result = pipeline.run(load(tmp_path / "tiny.yaml", [setting]), tmp_path / "out")
+        mask = mosaic.open_map(result.out / "maps.zarr/image", "mask").values & Flag.USER
+        return np.flatnonzero(mask.all(axis=1))[0], result.up_to_date
+
+    write_masks(tmp_path / "m.fits", 40, 270)
+    assert masked(1) == (40, False)
+    assert masked(2) == (270, False)
+    write_masks(tmp_path / "m.fits", 80, 270)
+    assert masked(1) == (80, False)
+    assert masked(1) == (80, True)
 
 
 def test_another_lens_redoes_maps_and_numbers_alone(home):

@@ -5,6 +5,7 @@ import contextlib
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numcodecs
 import numpy as np
@@ -16,11 +17,13 @@ import yaml
 import zarr
 from astropy.io import fits
 
-from gcdask import catalog, cli, lensing, mosaic
+from gcdask import catalog, cli, lensing, mosaic, storage
 from gcdask.catalog import make_catalog
 from gcdask.errors import InputError
-from gcdask.grid import Grid
+from gcdask.grid import Grid, Tile
 from gcdask.masks import read_regions
+from gcdask.pipeline import records, versions
+from gcdask.pipeline.sources import place_of
 
 GRID = Grid.tangent((110.83, -73.454), (300, 400), 0.05)
 SECRET = "hunter2-secret-value"
@@ -398,6 +401,71 @@ def test_region_and_lens_files_run_no_code(tmp_path, marker):
     lens.write_text(tinyfield.LENS.replace("v_disp 1000", f"v_disp {call.replace(' ', '')}"))
     with pytest.raises(InputError, match="not a number"):
         lensing.read_lenstool(lens)
+
+
+# -- records of earlier runs ----------------------------------------------------------------------
+@pytest.fixture
+def precious(tmp_path):
+    """A file beside the runs of an output folder, which none of them may touch."""
+    path = tmp_path / "out" / "precious" / "c" / "0" / "0"
+    storage.write_bytes(path, b"precious")
+    yield path
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("part", "shard", "taken"),
+    [
+        ("part-1.parquet", "mask", True),
+        ("../../../../../precious/c/0/0", "mask", False),
+        ("{out}/precious/c/0/0", "mask", False),
+        ("part-1.parquet", "../../../../precious", False),
+        ("part-1.parquet", "{out}/precious", False),
+    ],
+)
+def test_rows_of_tiles_lead_out_of_no_run(tmp_path, precious, part, shard, taken):
+    """To take a part or shard over is to replace what is under its name in the new run."""
+    out = tmp_path / "out"
+    tile = Tile((0, 0), (0, 9, 0, 9), (0, 9, 0, 9))
+    old, new = (place_of(versions.folder_of(out, run), "image") for run in ("old", "new"))
+    for path in (old.part("part-1.parquet"), old.shard("mask", tile)):
+        storage.write_bytes(path, b"expected")
+    row = {
+        "fingerprint": "f",
+        "damage": [],
+        "part": {"name": part.format(out=out), "bytes": 8},
+        "shards": {shard.format(out=out): 8},
+    }
+    storage.write_json(old.row(tile), row)
+    assert records.find_row(new, [old], tile, "f") == (row if taken else None)
+    assert Path(new.part("part-1.parquet")).exists() == taken
+
+
+@pytest.mark.parametrize(
+    "product", ["catalog.parquet", "../../precious", "{out}/precious", "../old/run.json"]
+)
+def test_products_of_stages_lead_out_of_no_run(tmp_path, precious, product):
+    out = tmp_path / "out"
+    runner = SimpleNamespace(timings={})
+    made = []
+
+    def stage(run, *bases):
+        work = versions.Version(str(out), run, {}, bases)
+
+        def make():
+            storage.write_bytes(work.path("catalog.parquet"), b"made")
+            made.append(run)
+
+        work.stage("catalogue", "settings", ["catalog.parquet"], make, runner)
+        return work
+
+    record = stage("old").path("run.json")
+    about = storage.read_json(record)
+    about["stages"]["catalogue"]["products"] = [product.format(out=out)]
+    storage.write_json(record, about)
+    new = stage("new", "old")
+    assert made == (["old"] if product == "catalog.parquet" else ["old", "new"])
+    assert storage.read_bytes(new.path("catalog.parquet")) == b"made"
 
 
 # -- where a run writes ---------------------------------------------------------------------------

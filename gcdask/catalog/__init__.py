@@ -5,7 +5,7 @@ tables add after them. Reading order: schema, parquet, formats, files; where, pa
 say where partitions lie and bring them to maps; lookup, pairing, select.
 """
 
-from gcdask.catalog.files import faisst2022, from_table, read, write
+from gcdask.catalog.files import faisst2022, from_table, read, read_as_it_is, write
 from gcdask.catalog.lookup import sample, unmasked
 from gcdask.catalog.pairing import match, nearest_pairs
 from gcdask.catalog.parquet import part_name, read_manifest, write_manifest, write_part
@@ -44,6 +44,7 @@ __all__ = [
     "pixel_id",
     "pixel_positions",
     "read",
+    "read_as_it_is",
     "read_manifest",
     "sample",
     "select",

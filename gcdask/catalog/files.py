@@ -90,6 +90,13 @@ def read(
     return _from_raw(open_table(path, hdu=hdu, block=block), str(path), columns, grid, block)
 
 
+def read_as_it_is(path: Any) -> pd.DataFrame:
+    """Read a table that is no catalogue: its own columns, all in memory; a file as for `read`."""
+    table = open_table(path, hdu=None, block=BLOCK)
+    parts = [table.load(*rows) for rows in table.rows]
+    return pd.concat(parts or [table.empty], ignore_index=True)
+
+
 def from_table(
     table: Any,
     *,

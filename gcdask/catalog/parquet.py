@@ -12,7 +12,6 @@ import io
 import json
 import math
 import os
-import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -245,7 +244,7 @@ def _check_parts(root: str, manifest: dict[str, Any]) -> None:
     for row in parts if isinstance(parts, list) else [None]:
         part = row if isinstance(row, dict) else {}
         name = part.get("name")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w\-]+(\.[\w\-]+)*", name):
+        if not storage.is_name(name):
             what = repr(name)[:60] if name is not None else "a part without a name"
             raise InputError(f"{root}/{MANIFEST} lists {what}; write the catalogue again")
         bounds = part.get("bounds", [0, 0, 0, 0])

@@ -220,11 +220,11 @@ def _digest(*headers: fits.Header) -> str:
 
 def split_extension(path: str) -> tuple[str, str | int | None]:
     """Split ``"x.fits[SCI]"`` into the file and the HDU (name or number, None if not given)."""
-    found = re.fullmatch(r"(.+)\[([^\[\]]+)\]", path)
-    if found is None or (not storage.is_remote(path) and os.path.exists(path)):
-        return path, None
-    name = found.group(2).strip().strip("'\"")
-    return found.group(1), int(name) if name.isdigit() else name
+    file, part = storage.split_part(path)
+    if part is None:
+        return file, None
+    name = part.strip().strip("'\"")
+    return file, int(name) if name.isdigit() else name
 
 
 def check_file(file: str) -> tuple[str, int]:

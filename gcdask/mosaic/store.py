@@ -121,7 +121,8 @@ def is_store(path: str) -> bool:
     if path.rstrip("/").endswith(".zarr"):
         return True
     if storage.is_remote(path):
-        plain = re.search(r"\.(fits?|fz|gz|parquet|pq|ecsv|csv|par|reg)(\[.*\])?$", path.lower())
+        file = storage.split_part(path)[0].lower()
+        plain = re.search(r"\.(fits?|fz|gz|parquet|pq|ecsv|csv|par|reg)$", file)
         return not plain and storage.exists(storage.join(path, "zarr.json"))
     return any(os.path.exists(os.path.join(path, f)) for f in ("zarr.json", ".zgroup"))
 

@@ -90,11 +90,9 @@ def _check_center(field: Field, grid: Grid) -> None:
 def open_truth(path: str) -> pd.DataFrame:
     """The truth table of a mock."""
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"truth: {path} is not a Parquet table ({error}); give that of `gcdask simulate`"
-        ) from error
+        table = catalog.read_as_it_is(path)
+    except InputError as error:
+        raise InputError(f"truth: {error}") from error
     missing = [c for c in ("module", "class", "ra", "dec", "x", "y", "peak") if c not in table]
     if missing:
         raise InputError(f"truth: {path} has no column {missing[0]}; give that of a simulated mock")

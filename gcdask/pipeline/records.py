@@ -102,9 +102,14 @@ def write_piece(place: Place, tile: Tile, piece: dict[str, Any]) -> None:
 
 # -- rows ----------------------------------------------------------------------------------------
 def read_row(place: Place, tile: Tile, fingerprint: str) -> dict[str, Any] | None:
-    """A tile's row, if it is of this fingerprint, undamaged, and its products are there, whole."""
+    """A tile's row, if it is of this fingerprint, undamaged, and its products are there, whole.
+
+    The names in it become paths, to be linked and replaced: one with ``..`` is none of ours.
+    """
     row = storage.read_json(place.row(tile))
     if not isinstance(row, dict) or row.get("fingerprint") != fingerprint or row["damage"]:
+        return None
+    if not all(map(storage.is_name, (row["part"]["name"], *row["shards"]))):
         return None
     if any(shard_size(place, name, tile) != size for name, size in row["shards"].items()):
         return None

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,7 +190,7 @@ class Version:
         self._forced |= self.force == name.split()[0]
         if not self._forced:
             for base in (self.run, *self.bases):
-                known = self._take_over(base, name, fingerprint)
+                known = self._take_over(base, name, fingerprint, products)
                 if known is not None:
                     log.info("%s: unchanged", name, extra={"stage": name, "state": "unchanged"})
                     return known
@@ -208,15 +208,20 @@ class Version:
         log.info("%s: done", name, extra={"stage": name, "state": "done", "seconds": seconds})
         return {**plain(info), "fingerprint": fingerprint}
 
-    def _take_over(self, base: str, name: str, fingerprint: str) -> dict[str, Any] | None:
-        """What is known of a stage in an earlier run (or this one), whose products are linked."""
+    def _take_over(
+        self, base: str, name: str, fingerprint: str, known: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """What is said of a stage in an earlier run (or this one), whose products are linked.
+
+        ``known`` are those that it may have: whatever else the record names is not ours to touch.
+        """
         record = self.record if base == self.run else record_of(self.out, base)
         found = record.get("stages", {}).get(name, {})
         if found.get("fingerprint") != fingerprint:
             return None
         source = folder_of(self.out, base)
         products = found.get("products", [])
-        if not all(storage.exists(storage.join(source, product)) for product in products):
+        if not all(p in known and storage.exists(storage.join(source, p)) for p in products):
             return None
         if base != self.run:
             for product in products:
