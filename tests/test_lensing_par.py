@@ -94,6 +94,18 @@ def test_comments_blank_lines_and_accents(par):
     assert read_lenstool(path).potentials["v_disp"].tolist() == [900.0]
 
 
+def test_other_sections_are_passed_over(par):
+    """Limits of the fit, images, and whatever a later version writes."""
+    others = (
+        "image\n\tmultfile 1 arcs.dat\n\tz_m_limit 1 4.0 0 2.1 0.0 0.0\n\tforme -1\n\tend\n",
+        "limit O1\n\tx_centre 1 -5. 5. 0.1\n\tv_disp 1 500. 1500. 1.\n\tprofil 12\n\tend\n",
+        "observable\n\tend\n",
+        "champ\n\txmin -80\n\tend\n",
+    )
+    plain = read_lenstool(par(HALO, SHEAR)).potentials
+    pd.testing.assert_frame_equal(read_lenstool(par(*others, HALO, SHEAR)).potentials, plain)
+
+
 def test_radii_in_kpc(par):
     model = read_lenstool(par(HALO))
     scale = model.field().kpc_per_arcsec

@@ -16,6 +16,8 @@ from gcdask.mosaic import fitsio, open_map, store
 from gcdask.mosaic.source import address
 from gcdask.tiles import as_map, check_pixels
 
+Axes = Literal["pixel", "west", "east"]
+
 _CARDS = {
     "z_lens": ("Z_LENS", "ZLENS", "Z_L", "ZL", "LENS_Z", "Z_CLUST"),
     "z_source": ("Z_SOURCE", "ZSOURCE", "Z_S", "ZS", "SOURCE_Z", "ZSRC"),
@@ -62,7 +64,7 @@ def open_kappa(
             f"{path} is in {kappa.attrs['units']!r}, but a convergence has no unit; divide a "
             "surface density by Sigma_cr first"
         )
-    return _labelled(kappa, [path], z_lens, z_source)
+    return _labelled(kappa, path, z_lens, z_source)
 
 
 def open_deflection(
@@ -71,7 +73,7 @@ def open_deflection(
     *,
     z_lens: float | None = None,
     z_source: float | None = None,
-    axes: Literal["pixel", "west", "east"] = "pixel",
+    axes: Axes = "pixel",
     names: tuple[str | None, str | None] = (None, None),
     unit: str | None = None,
 ) -> xr.DataArray:
@@ -103,20 +105,38 @@ def open_deflection(
     InputError
         If the two maps are on different grids or in a unit that is not an angle.
     """
+    ax, ay = open_pair(x, y, axes=axes, names=names, unit=unit)
+    kappa = half_divergence(ax, ay, axes=axes)
+    return _labelled(kappa, x, z_lens, z_source)
+
+
+def open_pair(
+    x: Any,
+    y: Any,
+    *,
+    axes: Axes,
+    names: tuple[str | None, str | None] = (None, None),
+    unit: str | None = None,
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Open two components of a deflection lazily and check them; see `open_deflection`.
+
+    Maps that are open already (DataArrays) are taken as they are.
+    """
     if axes not in ("pixel", "west", "east"):
         raise InputError(f'axes = {axes!r} is unknown; use "pixel", "west" or "east"')
-    ax, ay = (_open(p, n, unit, "arcsec") for p, n in zip((x, y), names, strict=True))
-    check_pixels(ay, ax, str(y), str(x), remedy="give the two components of one model")
-    kappa = half_divergence(ax, ay, axes=axes)
-    return _labelled(kappa, [x, y], z_lens, z_source)
+    ax, ay = (
+        p.transpose("y", "x") if isinstance(p, xr.DataArray) else _open(p, n, unit, "arcsec")
+        for p, n in zip((x, y), names, strict=True)
+    )
+    said = [getattr(p, "name", p) for p in (x, y)]
+    check_pixels(ay, ax, str(said[1]), str(said[0]), remedy="give the two components of one model")
+    return ax, ay
 
 
-def half_divergence(
-    ax: xr.DataArray, ay: xr.DataArray, *, axes: Literal["pixel", "west", "east"] = "pixel"
-) -> xr.DataArray:
+def half_divergence(ax: xr.DataArray, ay: xr.DataArray, *, axes: Axes = "pixel") -> xr.DataArray:
     """Half the divergence of deflection maps that are open already; see `open_deflection`."""
     grid = Grid.of(ax)
-    factors = [_arcsec(a) for a in (ax, ay)]
+    factors = [unit_factor(a) for a in (ax, ay)]
     data = [as_map(a).data for a in (ax, ay)]
     data[1] = data[1].rechunk(data[0].chunks)
     inverse = _inverse_jacobian(grid, axes)
@@ -172,19 +192,28 @@ def _slope(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> np.ndar
     return np.where(np.isnan(middle), np.nan, slope)
 
 
-def _inverse_jacobian(grid: Grid, axes: str) -> np.ndarray:
+def pixel_steps(grid: Grid) -> np.ndarray:
+    """Offsets (west, north: rows) in arcsec of a step of one element along x and y (columns)."""
+    return np.diag([-1, 1]) @ grid.wcs.pixel_scale_matrix * 3600 * grid.step
+
+
+def directions(grid: Grid, axes: Axes) -> np.ndarray:
+    """Matrix that turns components along these axes into (west, north)."""
+    if axes == "pixel":
+        return pixel_steps(grid) / grid.pixel_scale
+    return np.diag([1 if axes == "west" else -1, 1])
+
+
+def _inverse_jacobian(grid: Grid, axes: Axes) -> np.ndarray:
     if axes == "pixel":
         return np.eye(2) / grid.pixel_scale
-    # columns of the CD matrix are (east, north) in deg of a step along pixel x and along y
-    jacobian = grid.wcs.pixel_scale_matrix * 3600 * grid.step
-    if axes == "west":
-        jacobian = np.diag([-1, 1]) @ jacobian
-    inverse = np.linalg.inv(jacobian)
+    inverse = np.linalg.inv(pixel_steps(grid)) @ directions(grid, axes)
     inverse[np.abs(inverse) < 1e-12 * np.abs(inverse).max()] = 0
     return inverse
 
 
-def _arcsec(alpha: xr.DataArray) -> float:
+def unit_factor(alpha: xr.DataArray) -> float:
+    """Unit of a deflection map in arcsec."""
     unit = str(alpha.attrs.get("units", "") or "arcsec")
     try:
         return float(u.Unit(unit).to(u.arcsec))
@@ -238,19 +267,32 @@ def _open(path: Any, name: str | None, unit: str | None, default: str) -> xr.Dat
 
 
 def _labelled(
-    kappa: xr.DataArray, paths: list[Any], z_lens: float | None, z_source: float | None
+    kappa: xr.DataArray, path: Any, z_lens: float | None, z_source: float | None
 ) -> xr.DataArray:
-    """Name, no unit, and the redshifts: as given, else the map's own, else the header's."""
+    """Name, no unit, and the redshifts."""
+    known = redshifts(kappa, path, z_lens, z_source)
+    return kappa.rename("kappa").assign_attrs({**kappa.attrs, "units": "", **known})
+
+
+def redshifts(
+    image: xr.DataArray, path: Any, z_lens: float | None, z_source: float | None
+) -> dict[str, float]:
+    """``z_lens``, ``z_source`` as far as known: as given, else the map's own, else the header's.
+
+    Raises
+    ------
+    InputError
+        If the source is not behind the lens.
+    """
     given = {"z_lens": z_lens, "z_source": z_source}
-    found = {k: v if v is not None else kappa.attrs.get(k) for k, v in given.items()}
-    if any(v is None for v in found.values()):
-        header = _redshift_cards(paths[0])
+    found = {k: v if v is not None else image.attrs.get(k) for k, v in given.items()}
+    if any(v is None for v in found.values()) and not isinstance(path, xr.DataArray):
+        header = _redshift_cards(path)
         found = {k: header.get(k) if v is None else v for k, v in found.items()}
     known = {k: float(v) for k, v in found.items() if v is not None}
     if len(known) == 2:
         rescale_factor(known["z_lens"], known["z_source"], known["z_source"])  # validates them
-    attrs = {**kappa.attrs, "units": "", **known}
-    return kappa.rename("kappa").assign_attrs(attrs)
+    return known
 
 
 def _redshift_cards(path: Any) -> dict[str, float]:

@@ -93,7 +93,7 @@ def read_sections(path: Any) -> list[Section]:
         Lenstool itself can expand.
     """
     path, sections, current, finished = str(path), [], None, False
-    for number, raw in enumerate(_lines(path), 1):
+    for number, raw in enumerate(read_lines(path, "a Lenstool .par file"), 1):
         words = raw.split("#")[0].split()
         if not words:
             continue
@@ -124,8 +124,11 @@ def read_sections(path: Any) -> list[Section]:
     return sections
 
 
-def _lines(path: str) -> list[str]:
-    """Lines of a text file; any byte that text does not have raises `InputError`."""
+def read_lines(path: Any, what: str) -> list[str]:
+    """Lines of a text file; `InputError` if it cannot be read or has bytes that text has not.
+
+    ``what`` says in the message which file is wanted.
+    """
     path = address(path)
     try:
         with storage.told(path, missing=storage.is_remote(path)), _opened(path) as file:
@@ -135,7 +138,7 @@ def _lines(path: str) -> list[str]:
         reason = error.strerror or type(error).__name__
         raise InputError(f"{path} cannot be read ({reason}); check the path") from None
     if _binary(text):
-        raise InputError(f"{path} is not a text file; give a Lenstool .par file")
+        raise InputError(f"{path} is not a text file; give {what}")
     try:
         return text.decode("utf-8").splitlines()
     except UnicodeDecodeError:  # accents in old French comments

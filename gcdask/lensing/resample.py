@@ -144,7 +144,7 @@ def _locate(
     return inside, (indices[0], indices[1])
 
 
-def _sampled(grid: Grid, samples: int) -> tuple[np.ndarray, np.ndarray]:
+def sampled(grid: Grid, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Global x and y of a lattice of pixel centres that includes the grid's ends."""
     y, x = (np.unique(np.rint(np.linspace(0, n - 1, samples))) for n in grid.shape)
     yy, xx = np.meshgrid(grid.origin[0] + grid.step * y, grid.origin[1] + grid.step * x)
@@ -153,7 +153,7 @@ def _sampled(grid: Grid, samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _needed(data: da.Array, source: Grid, block: Grid) -> tuple[list, tuple[int, int]]:
     """Keys of the map's chunks under a block, as nested lists, and the corner of the first."""
-    _, indices = _locate(source, *_sampled(block, 9), block)
+    _, indices = _locate(source, *sampled(block, 9), block)
     if not all(np.isfinite(index).any() for index in indices):
         return [], (0, 0)
     spans, corner = [], []
@@ -174,4 +174,4 @@ def _needed(data: da.Array, source: Grid, block: Grid) -> tuple[list, tuple[int,
 
 def _covered(source: Grid, grid: Grid) -> float:
     """Fraction of the grid's pixel centres, sampled with its ends, that lie in the map."""
-    return float(_locate(source, *_sampled(grid, 129), grid)[0].mean())
+    return float(_locate(source, *sampled(grid, 129), grid)[0].mean())
