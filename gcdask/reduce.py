@@ -24,7 +24,7 @@ from gcdask.catalog.parts import boxed
 from gcdask.catalog.points import near_points, part_points
 from gcdask.errors import InputError
 from gcdask.grid import Grid
-from gcdask.kernels import sums
+from gcdask.kernels import rings, sums
 from gcdask.kernels.lattice import Lattice
 from gcdask.tiles import as_mask
 
@@ -137,9 +137,10 @@ def apply(function: Callable[..., Any], **inputs: Any) -> da.Array:
 
 def is_lazy(*objects: Any) -> bool:
     """Whether any of the maps, tables or catalogues waits to be computed."""
+    held = (o.data if isinstance(o, xr.DataArray) else o for o in objects)
     return any(
         bool(getattr(o, "chunks", None)) or (hasattr(o, "npartitions") and hasattr(o, "dask"))
-        for o in objects
+        for o in held
     )
 
 
@@ -163,6 +164,28 @@ def check_center(center: Any) -> tuple[float, float]:
     if not (np.isfinite(ra) and -90 <= dec <= 90):
         raise InputError(f"center = ({ra}, {dec}) is not a position; give (RA, Dec) in deg")
     return ra, dec
+
+
+def density_level(contamination: Any) -> tuple[float, float] | None:
+    """Contamination and its error as numbers: of a number, a pair or the table of a method.
+
+    Raises
+    ------
+    InputError
+        If it is no density.
+    """
+    if contamination is None:
+        return None
+    given = contamination
+    if isinstance(given, xr.Dataset):
+        given = (given["value"].item(), given["error"].item())
+    pair = np.atleast_1d(np.asarray(given, float))
+    if pair.shape not in ((1,), (2,)) or not (np.isfinite(pair) & (pair >= 0)).all():
+        raise InputError(
+            f"contamination = {given} is no density; give arcsec-2 of 0 or more, and its error, "
+            "or the result of profiles.contamination"
+        )
+    return float(pair[0]), float(pair[1]) if pair.size == 2 else 0.0
 
 
 def element_index(positions: np.ndarray, step: int) -> np.ndarray:
@@ -204,6 +227,28 @@ def around(data: xr.DataArray, center: tuple[float, float], radius: float) -> xr
     return data.isel(y=slice(rows[0], rows[-1] + 1), x=slice(cols[0], cols[-1] + 1))
 
 
+def _disk_block(
+    values: np.ndarray, y: np.ndarray, x: np.ndarray, *, grid: Grid, center: tuple[float, float],
+    radius: float,
+) -> np.ndarray:  # fmt: skip
+    lattice = offsets(grid, y.ravel(), x.ravel(), center)
+    inside = rings.rings(lattice, np.array([0.0, radius]), None) == 0
+    return np.where(inside, values, np.nan)
+
+
+def within_disk(image: xr.DataArray, center: tuple[float, float], radius: float) -> xr.DataArray:
+    """Map that is NaN at ``radius`` arcsec or more from (RA, Dec), lazily."""
+    grid = Grid.of(image)
+    data = da.asarray(image.data)
+    y, x = (
+        da.from_array(np.asarray(v, float), chunks=(c,))
+        for v, c in zip((grid.y, grid.x), data.chunks, strict=True)
+    )
+    block = partial(_disk_block, grid=grid, center=center, radius=radius)
+    out = da.blockwise(block, "yx", data, "yx", y, "y", x, "x", dtype=float, meta=np.empty((0, 0)))
+    return image.copy(data=out)
+
+
 def ratio(fine: Grid, coarse: Grid) -> int:
     """How many elements of ``fine`` make one of ``coarse`` along an axis; 0 if they do not fit."""
     if fine.same_pixels(coarse):
@@ -224,10 +269,7 @@ def unmasked(mask: Any, name: str = "mask", *, where: bool = False) -> xr.DataAr
 
 
 def _block_mean(good: np.ndarray, *, factor: int) -> np.ndarray:
-    ny, nx = (-(-n // factor) for n in good.shape)
-    whole = np.zeros((ny * factor, nx * factor), bool)
-    whole[: good.shape[0], : good.shape[1]] = good
-    return whole.reshape(ny, factor, nx, factor).sum((1, 3)) / factor**2
+    return sums.block_totals(good, factor) / factor**2
 
 
 def align_chunks(data: da.Array, factor: int) -> da.Array:

@@ -163,6 +163,29 @@ class Sources:
         return total, self.near(grid, chunks, reach(grid, self.boxes, r_c))
 
 
+# -- the map -------------------------------------------------------------------------------------
+def _value(
+    ys: np.ndarray, xs: np.ndarray, near: np.ndarray, field: np.ndarray, *per_pixel: np.ndarray,
+    area: float,
+) -> np.ndarray:  # fmt: skip
+    rho: np.ndarray = field.item().at(ys, xs, near.item())
+    for rate in per_pixel:
+        rho *= rate.item() / area
+    return rho
+
+
+def evaluated(
+    field: da.Array, near: da.Array, grid: Grid, chunks: Chunks, *per_pixel: da.Array
+) -> da.Array:
+    """Map of a `KernelSum` with the points of each chunk, times rates per pixel over its area."""
+    ys, xs = lines(grid, chunks)
+    rates = [v for rate in per_pixel for v in (rate, "")]
+    return da.blockwise(
+        _value, "ij", ys, "i", xs, "j", near, "ij", field, "", *rates, area=grid.pixel_scale**2,
+        dtype=float, meta=np.empty((0, 0)), align_arrays=False,
+    )  # fmt: skip
+
+
 # -- the normalisation ---------------------------------------------------------------------------
 def _total(
     mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, field: KernelSum, points: Points

@@ -199,6 +199,37 @@ class KernelSum:
         away = distant.coefficients(share.outlying, layout.unit) if layout.any_outlying else None
         return cls(layout, coeffs, away)
 
+    @classmethod
+    def of_many(cls, layout: Layout, shares: Sequence[Share]) -> list[KernelSum]:
+        """Far field for each of several weightings of the same sources (a layout with ``r_c``)."""
+        plan = layout.plan
+        transform = nearfar.far_transform(plan) if plan else None
+        out = []
+        for share in shares:
+            coeffs = nearfar.far_field(share.nodes, plan, transform) if plan else None
+            away = distant.coefficients(share.outlying, layout.unit)
+            out.append(cls(layout, coeffs, away if layout.any_outlying else None))
+        return out
+
+    @staticmethod
+    def at_many(
+        many: Sequence[KernelSum], ys: np.ndarray, xs: np.ndarray, points: Points, w: np.ndarray
+    ) -> np.ndarray:
+        """Evaluate what `of_many` gives, float64 ``(n, ys.size, xs.size)``; ``w`` (n, points)."""
+        plan, box = many[0].layout.plan, many[0].layout.box
+        if many[0].layout.any_outlying:
+            close = ~distant.outlying(points.x, points.y, box)
+            points, w = points[close], w[:, close]
+        coeffs = [one.coeffs for one in many if one.coeffs is not None]
+        if plan is None:
+            out = np.zeros((len(many), ys.size, xs.size))
+        else:
+            out = nearfar.evaluate_many(coeffs, points.x, points.y, w, ys, xs, plan)
+        for rho, one in zip(out, many, strict=True):
+            if one.outlying is not None:
+                distant.add(rho, one.outlying, ys, xs, box)
+        return out
+
     def at(self, ys: np.ndarray, xs: np.ndarray, points: Points) -> np.ndarray:
         """Evaluate rho at rows ``ys`` and columns ``xs`` of the grid, float64.
 

@@ -17,16 +17,6 @@ from gcdask.grid import Grid
 from gcdask.tiles import as_map, as_mask, layout, on_pixels
 
 
-def _value(
-    ys: np.ndarray, xs: np.ndarray, near: np.ndarray, field: np.ndarray, *per_pixel: np.ndarray,
-    area: float,
-) -> np.ndarray:  # fmt: skip
-    rho = field.item().at(ys, xs, near.item())
-    for rate in per_pixel:
-        rho *= rate.item() / area
-    return rho
-
-
 def _number(mask: np.ndarray, ys: np.ndarray, xs: np.ndarray, points: Points, *, step: int) -> int:
     """Sources on the good pixels of a block."""
     _, i, j = points.inside(ys, xs, step)
@@ -89,19 +79,16 @@ def density_map(
     ys, xs = graphs.lines(grid, chunks)
     sources = graphs.Sources.of(catalog, grid, weights)
     field, near = sources.kernel_sum(grid, chunks, alpha=alpha, softening=softening, r_c=r_c)
-    scaling: list[Any] = []
+    scaling: list[da.Array] = []
     unit = f"arcsec(-{alpha:g})"
     if normalise:
         nowhere = grid.wrap(da.zeros(grid.shape, dtype=bool, chunks=chunks), "mask", "")
         good = on_pixels(as_mask(nowhere if mask is None else mask), grid, "mask", chunks)
         each = graphs.per_block(_number, good, ys, xs, near, step=grid.step)
         number = reduce.tree(each, graphs.add)
-        scaling = [graphs.normalisation(field, near, number, good, ys, xs), ""]
+        scaling = [graphs.normalisation(field, near, number, good, ys, xs)]
         unit = "arcsec-2"
-    data = da.blockwise(
-        _value, "ij", ys, "i", xs, "j", near, "ij", field, "", *scaling, area=grid.pixel_scale**2,
-        dtype=float, meta=np.empty((0, 0)), align_arrays=False,
-    )  # fmt: skip
+    data = graphs.evaluated(field, near, grid, chunks, *scaling)
     return grid.wrap(data, "density", unit, alpha=alpha, softening=softening)
 
 

@@ -139,6 +139,49 @@ def _sum(
         out[i] = line[:nx]
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_many(
+    out: Any, x: Any, y: Any, w: Any, ys: Any, xs: Any, step: Any, c: Any, variable: Any
+) -> None:
+    """`_sum` without a hole for weights ``w`` (points, n) and ``out`` (n, rows, columns)."""
+    n_weights, ny, nx = out.shape
+    lines, values = np.zeros((n_weights, xs.size)), np.empty(_LANES)
+    z0, z1, z2 = variable
+    columns = 1 / step
+    first = 0
+    for i in range(ny):
+        lines[:, :nx] = out[:, i]
+        while first < y.size and y[first] < ys[i] - 1:
+            first += 1
+        for k in range(first, y.size):
+            dy, xk = y[k] - ys[i], x[k]
+            if dy > 1:
+                break
+            dy2 = dy * dy
+            half = math.sqrt(max(1 - dy2, 0.0))
+            start = max(math.ceil((xk - half - xs[0]) * columns), 0)
+            stop = min(math.floor((xk + half - xs[0]) * columns) + 1, nx)
+            for j in range(start, stop, _LANES):
+                places = xs[j : j + _LANES]
+                for n in range(_LANES):
+                    dx = places[n] - xk
+                    d = math.sqrt(fma(dx, dx, dy2))
+                    v = 1 - d
+                    v = v if v > 0 else 0.0
+                    root = _series(c, z0 - z1 / (d + z2))
+                    s, v3 = _rise(v)
+                    root *= v
+                    root *= root
+                    values[n] = root * root * (s * v3)
+                for m in range(n_weights):
+                    wk = w[k, m]
+                    if wk != 0:  # a third of the weights of a bootstrap are
+                        sums = lines[m, j : j + _LANES]
+                        for n in range(_LANES):
+                            sums[n] = fma(wk, values[n], sums[n])
+        out[:, i] = lines[:, :nx]
+
+
 def add_sums(
     out: np.ndarray,
     x: np.ndarray,
@@ -169,6 +212,47 @@ def add_sums(
     """
     if not out.size:
         return
+    (x, y, w), (ys, xs, step), c, variable = _scaled(x, y, w, ys, xs, kernel, radius)
+    holes = () if hole is None else (radius / hole,)
+    _sum(out, x, y, w, ys, xs, step, holes, c, variable)
+
+
+def add_sums_of_many(
+    out: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    *,
+    kernel: tuple[float, float, float],
+    radius: float,
+) -> None:
+    """`add_sums` for several weights of each point: W is evaluated once for all of them.
+
+    Parameters
+    ----------
+    out : ndarray of float64, ``(n, ys.size, xs.size)``
+    w : ndarray of float64, ``(n, x.size)``
+    x, y, ys, xs, kernel, radius
+        As in `add_sums`.
+    """
+    if not out.size:
+        return
+    (x, y, w), (ys, xs, step), c, variable = _scaled(x, y, w.T, ys, xs, kernel, radius)
+    _sum_many(out, x, y, np.ascontiguousarray(w), ys, xs, step, c, variable)
+
+
+def _scaled(
+    x: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    kernel: tuple[float, float, float],
+    radius: float,
+) -> Any:
+    """Points within reach and places in units of the radius, and the series of W there."""
     rows = slice(*np.searchsorted(y, [ys[0] - radius - 1, ys[-1] + radius + 1]))
     reach = (x[rows] > xs[0] - radius - 1) & (x[rows] < xs[-1] + radius + 1)
     step = float(xs[1] - xs[0]) if xs.size > 1 else 1.0
@@ -176,6 +260,5 @@ def add_sums(
     alpha, softening, factor = kernel
     c, variable = _root(alpha, softening / radius, 1.0)
     c = tuple((factor * radius**-alpha) ** 0.25 * a for a in c)
-    holes = () if hole is None else (radius / hole,)
-    x, y, w = x[rows][reach] / radius, y[rows][reach] / radius, np.array(w[rows][reach], float)
-    _sum(out, x, y, w, ys / radius, padded / radius, step / radius, holes, c, variable)
+    points = x[rows][reach] / radius, y[rows][reach] / radius, np.array(w[rows][reach], float)
+    return points, (ys / radius, padded / radius, step / radius), c, variable

@@ -240,17 +240,18 @@ def merge(parts: Iterable[Nodes]) -> Nodes:
     return Nodes(out, (int(corner[0]), int(corner[1])))
 
 
-def far_field(nodes: Nodes, plan: Plan) -> np.ndarray:
+def far_field(nodes: Nodes, plan: Plan, transform: np.ndarray | None = None) -> np.ndarray:
     """B-spline coefficients of the far part from the weights of all points, ``plan.shape``.
 
     A padded transform, but never in memory as a whole: rows are transformed block by block, then
-    columns forth and back in place, then rows back.
+    columns forth and back in place, then rows back. ``transform`` is `far_transform` of the plan,
+    for several weightings of points.
     """
     ny, nx = plan.shape
-    # even lengths, at least twice the field: distances in it never meet those around the back
-    py, px = (2 * next_fast_len(n + _RING, real=True) for n in (ny, nx))
-    hy, hx = py // 2, px // 2
-    transfer = _transfer(hy, hx, plan)
+    if transform is None:
+        transform = far_transform(plan)
+    hy, hx = (n - 1 for n in transform.shape)
+    py, px = 2 * hy, 2 * hx
     spectrum = np.empty((ny, hx + 1), complex)
     (i, j), (n, m) = nodes.corner, nodes.counts.shape
     line = np.zeros((_BLOCK, nx))
@@ -260,15 +261,13 @@ def far_field(nodes: Nodes, plan: Plan) -> np.ndarray:
         if lo < hi:
             line[lo - rows.start : hi - rows.start, j : j + m] = nodes.counts[lo - i : hi - i]
         spectrum[rows] = rfft(line[: rows.stop - rows.start], px, axis=1)
-    # twice: once for the assignment, once for the evaluation
-    inverse = (bsplines.inverse_transform(hy) ** 2 * plan.unit)[:, None]
     for columns in _blocks(hx + 1):
-        far = dct(transfer[:, columns], type=1, axis=0) * inverse
+        far = transform[:, columns]
         block = fft(spectrum[:, columns], py, axis=0)
         block[: hy + 1] *= far
         block[hy + 1 :] *= far[hy - 1 : 0 : -1]
         spectrum[:, columns] = ifft(block, axis=0, overwrite_x=True)[:ny]
-    del transfer
+    del transform
     out = np.empty((ny, nx))
     for rows in _blocks(ny):
         out[rows] = irfft(spectrum[rows], px, axis=1)[:, :nx]
@@ -279,18 +278,27 @@ def _blocks(n: int) -> Iterator[slice]:
     return (slice(k, min(k + _BLOCK, n)) for k in range(0, n, _BLOCK))
 
 
-def _transfer(hy: int, hx: int, plan: Plan) -> np.ndarray:
-    """Far kernel in one quadrant, rows transformed: it is even, so cosine transforms will do."""
+def far_transform(plan: Plan) -> np.ndarray:
+    """Transform of the far kernel over that of both splines, at half the frequencies.
+
+    The kernel is even: one quadrant and cosine transforms will do.
+    """
+    # even lengths, at least twice the field: distances in it never meet those around the back
+    hy, hx = (next_fast_len(n + _RING, real=True) for n in plan.shape)
     out = np.empty((hy + 1, hx + 1))
     y, x = (np.arange(h + 1) * plan.cell for h in (hy, hx))
-    inverse = bsplines.inverse_transform(hx) ** 2
+    # twice: once for the assignment, once for the evaluation
+    by_row, by_column = (bsplines.inverse_transform(h) ** 2 for h in (hy, hx))
     near = _PARTS + 1  # nodes where the step is below one
     for rows in _blocks(hy + 1):
         d = np.sqrt(y[rows, None] ** 2 + x**2)
         far = kernel(d * plan.scale, plan.alpha, plan.softening)
         if rows.start < near:
             far[:, :near] *= nearby.rise(d[:, :near] / plan.r_c)
-        out[rows] = dct(far, type=1, axis=1, overwrite_x=True) * inverse
+        out[rows] = dct(far, type=1, axis=1, overwrite_x=True) * by_column
+    scaling = (by_row * plan.unit)[:, None]
+    for columns in _blocks(hx + 1):
+        out[:, columns] = dct(out[:, columns], type=1, axis=0) * scaling
     return out
 
 
@@ -330,6 +338,30 @@ def evaluate(
             spline, corner = middle
             bsplines.add_values(out[band], spline, ys[band], xs, (0.0, 0.0), plan.mesh, corner)
         nearby.add_sums(out[band], x, y, w, ys[band], xs, kernel=plan.kernel, radius=plan.r_near)
+    return out
+
+
+def evaluate_many(
+    coeffs: list[np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    plan: Plan,
+) -> np.ndarray:
+    """`evaluate` for several weights of each point, float64 ``(n, ys.size, xs.size)``.
+
+    ``w`` is (n, points), ``coeffs`` the far parts of each; the plan has no middle part. The near
+    part evaluates the kernel once for all weights.
+    """
+    if plan.r_near < plan.r_c:
+        raise ValueError("give a plan with r_c, which has no middle part")
+    ys, xs = np.array(ys, np.float64), np.array(xs, np.float64)
+    out = np.zeros((len(coeffs), ys.size, xs.size))
+    for rho, far in zip(out, coeffs, strict=True):
+        bsplines.add_values(rho, far, ys, xs, plan.origin, plan.cell, (0, 0))
+    nearby.add_sums_of_many(out, x, y, w, ys, xs, kernel=plan.kernel, radius=plan.r_near)
     return out
 
 
