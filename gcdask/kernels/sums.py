@@ -40,6 +40,16 @@ def count_cells(good: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
     return out
 
 
+def block_totals(values: np.ndarray, factor: int) -> np.ndarray:
+    """Sums (float64) over blocks of ``factor`` x ``factor`` elements; ragged ends have fewer."""
+    ny, nx = (-(-n // factor) for n in values.shape)
+    if (ny * factor, nx * factor) != values.shape:
+        whole = np.zeros((ny * factor, nx * factor), values.dtype)
+        whole[: values.shape[0], : values.shape[1]] = values
+        values = whole
+    return values.reshape(ny, factor, nx, factor).sum((1, 3), dtype=float)
+
+
 @njit(cache=True, nogil=True)
 def _count_cells(out: Any, good: Any, rows: Any, columns: Any) -> None:
     for i in range(rows.size):
@@ -139,7 +149,9 @@ def product_sums(
 def box_sums(
     kappa: np.ndarray, area: np.ndarray, n: np.ndarray, by: np.ndarray, bx: np.ndarray
 ) -> Sums:
-    """Sum kappa x area, area and sources by box; NaN pixels of kappa count in none of them.
+    """Sum kappa, area, sources and kappa^2 by box; NaN pixels of kappa count in none of them.
+
+    The sums over kappa and kappa^2 are weighted by area.
 
     Parameters
     ----------
@@ -151,14 +163,15 @@ def box_sums(
     Returns
     -------
     dict
-        ``corner`` of the first box and ``sums`` (n_by, n_bx, 3).
+        ``corner`` of the first box and ``sums`` (n_by, n_bx, 4).
     """
     corner = (int(by[0]), int(bx[0]))
     shape = (int(by[-1]) - corner[0] + 1, int(bx[-1]) - corner[1] + 1)
     label = (by[:, None] - corner[0]) * shape[1] + (bx - corner[1])
     use = np.isfinite(kappa) & (area > 0)
     label, a = label[use], np.asarray(area, float)[use]
-    weights = (np.asarray(kappa, float)[use] * a, a, np.asarray(n, float)[use])
+    k = np.asarray(kappa, float)[use]
+    weights = (k * a, a, np.asarray(n, float)[use], k**2 * a)
     sums = [np.bincount(label, w, shape[0] * shape[1]).reshape(shape) for w in weights]
     return {"corner": corner, "sums": np.stack(sums, -1)}
 
@@ -205,6 +218,14 @@ def merge_moments(parts: Iterable[Sums]) -> Sums:
     return {"n": n, "mean": mean, "m2": m2}
 
 
+def group_moments(which: np.ndarray, values: np.ndarray, size: int) -> Sums:
+    """Count, mean and sum of squared deviations of values in each of ``size`` groups."""
+    n = np.bincount(which, minlength=size).astype(float)
+    mean = np.bincount(which, values, size) / np.maximum(n, 1)
+    m2 = np.bincount(which, (values - mean[which]) ** 2, size)
+    return {"n": n, "mean": mean, "m2": m2}
+
+
 def pair_moments(x: np.ndarray, y: np.ndarray) -> Sums:
     """Count, means (2,) and co-moment matrix (2, 2) of paired values."""
     both = np.stack([np.asarray(x, float).ravel(), np.asarray(y, float).ravel()])
@@ -235,6 +256,16 @@ def pair_counts(x: np.ndarray, y: np.ndarray) -> Sums:
     """Sparse two-dimensional histogram of positive pairs: sorted codes and their counts."""
     code, count = np.unique(log_bins(x.ravel()) << 32 | log_bins(y.ravel()), return_counts=True)
     return {"code": code, "count": count}
+
+
+def bin_quantile(histogram: Sums, high: int, q: float) -> float:
+    """Quantile of the values whose code has ``high`` above the low 32 bits of their `log_bins`."""
+    code, count = histogram["code"], histogram["count"]
+    rows = slice(*np.searchsorted(code, [high << 32, (high + 1) << 32]))
+    below = np.cumsum(count[rows])
+    found = code[rows][np.searchsorted(below, q * below[-1])] & 0xFFFFFFFF
+    lower = np.array([found << SHIFT, (found + 1) << SHIFT], np.int64).astype(np.int32)
+    return float(np.sqrt(np.prod(lower.view(np.float32).astype(float))))
 
 
 def merge_counts(parts: Iterable[Sums]) -> Sums:
