@@ -11,8 +11,10 @@ import xarray as xr
 
 from gcdask import reduce
 from gcdask.errors import InputError
-from gcdask.kernels import fits, sums
+from gcdask.kernels import annuli, fits, sums
+from gcdask.profiles.annuli import radial_profile
 from gcdask.profiles.tables import within
+from gcdask.tiles import as_map
 
 
 def _contamination_table(fit: fits.Fit, kpc: float) -> fits.Fit:
@@ -23,6 +25,7 @@ def _contamination_table(fit: fits.Fit, kpc: float) -> fits.Fit:
         "core": math.nan,
         "outer_slope": math.nan,
         "chi2": math.nan,
+        "shape": "",
         **fit,
         "value_kpc2": value / kpc**2,
         "error_kpc2": error / kpc**2,
@@ -41,7 +44,7 @@ def _joint(
     counts: np.ndarray, area: np.ndarray, inner: np.ndarray, outer: np.ndarray, kpc: float
 ) -> fits.Fit:
     use = area > 0
-    fit = fits.core_and_constant(counts[use], area[use], inner[use], outer[use])
+    fit = annuli.profile_and_constant(counts[use], area[use], inner[use], outer[use])
     return _contamination_table(fit, kpc)
 
 
@@ -69,15 +72,21 @@ def contamination(
         ``reference``: the density in another field, where there is no lens: a profile (its
         ``counts`` and ``area``), or a catalogue with its unmasked ``reference_area`` (arcsec2).
         ``given``: ``value`` and ``error``, per arcsec2 or (``per="kpc2"``) kpc2.
-        ``joint``: Poisson maximum likelihood of n(r) = A (1 + (r / core)^2)^(slope / 2) + constant
-        over the annuli within ``r_range`` (default all), with Fisher errors: the estimate.
+        ``joint``: Poisson maximum likelihood of a declining profile plus a constant over the
+        annuli within ``r_range`` (default all): the estimate. Two shapes, a cored power law
+        A (1 + (r / core)^2)^(-g / 2) and a cored Sersic law, which steepens outwards, are averaged
+        by how well they fit; the error holds their difference, and is widened where neither does.
+        The annuli must reach to where the clusters are fewer than the contaminants: a constant
+        cannot be told from a profile that is still falling as a power law at the last of them.
 
     Returns
     -------
     Dataset, lazy where the inputs are
         ``value``, ``error`` (arcsec-2), ``value_kpc2``, ``error_kpc2`` (NaN without a field),
         ``is_upper_limit``, ``counts`` and ``area`` it rests on, ``status`` (empty if sound), and
-        for ``joint`` ``amplitude``, ``core`` (arcsec), ``outer_slope``, ``chi2`` (deviance).
+        for ``joint`` of the likelier ``shape`` the ``amplitude`` and ``core`` (arcsec) of the
+        clusters' profile, ``outer_slope``, its logarithmic slope at the last radius, and ``chi2``
+        (deviance).
 
     Raises
     ------
@@ -88,6 +97,7 @@ def contamination(
         raise InputError("profile has no counts; give radial_profile of a catalogue")
     kpc = float(profile.attrs.get("kpc_per_arcsec", math.nan))
     used: list[Any] = [profile]
+    first = math.nan
     if method == "outer":
         first = float(profile["r_inner"][-1]) if r_min is None else r_min
         part = profile.isel(annulus=np.flatnonzero(profile["r_inner"].values >= first * (1 - 1e-9)))
@@ -119,6 +129,7 @@ def contamination(
     result["is_upper_limit"] = xr.DataArray(upper, attrs={"units": ""})
     result.attrs = {"method": method, "kpc_per_arcsec": kpc}
     if upper:
+        result.attrs["r_min"] = first
         result.attrs["note"] = "upper limit: clusters of the lens are at these radii too"
     return reduce.finish(result, *used)
 
@@ -137,7 +148,8 @@ def _contamination_spec(joint: bool) -> reduce.Spec:
         spec |= {
             "amplitude": ((), (), float, "arcsec-2", "central density of the clusters"),
             "core": ((), (), float, "arcsec", "core radius"),
-            "outer_slope": ((), (), float, "", "logarithmic slope far outside the core"),
+            "outer_slope": ((), (), float, "", "logarithmic slope at the last radius"),
+            "shape": ((), (), object, "", "the likelier shape of the clusters' profile"),
             "chi2": ((), (), float, "", "Poisson deviance"),
         }
     return spec
@@ -181,14 +193,52 @@ def _given(value: float | None, error: float, per: str, kpc: float) -> Any:
     return partial(_contamination_table, fit, kpc)
 
 
-def subtract(profile: xr.Dataset, contamination: xr.Dataset) -> xr.Dataset:
-    """Profile with ``n_corrected`` = n - contamination and its error (also per kpc2).
+def subtract(
+    profile: xr.Dataset,
+    contamination: xr.Dataset,
+    *,
+    magnification: Any = None,
+    slope: float = 0.4,
+) -> xr.Dataset:
+    """Profile without its contamination: ``n_corrected`` = n - contamination.
 
-    Errors add in quadrature; with the method "outer" the two are not independent in the annuli
-    that it used. ``n_corrected`` may be negative where the excess is noise.
+    Parameters
+    ----------
+    profile : Dataset
+        Counts by annulus.
+    contamination : Dataset
+        From `contamination`.
+    magnification : DataArray or Dataset, optional
+        Map of the magnification of the contaminants, or its `radial_profile` in the same annuli:
+        the lens changes their density by mu^(2.5 slope - 1) (Broadhurst, Taylor & Peacock 1995).
+        Of a map the power is averaged; of a profile the power of the average is taken, which is
+        not the same where critical curves cross an annulus. The contamination itself is taken to
+        be that without a lens.
+    slope : float
+        d log10 N / d mag of the contaminants' counts; 0.4, the paper's case, changes nothing.
+
+    Returns
+    -------
+    Dataset, lazy where an input is
+        ``profile`` with ``n_corrected``, ``contamination`` and their ``_error``s (arcsec-2; per
+        kpc2 too where the profile is). Errors add in quadrature. With the method "outer" the
+        annuli that it used are not independent of it, which is taken into account: where it rests
+        on one annulus alone, nothing is left there, 0 +- 0. ``n_corrected`` may be negative where
+        the excess is noise.
+
+    Raises
+    ------
+    InputError
+        If the slope is not finite, or a profile of mu has other annuli.
     """
-    c, e = contamination["value"], contamination["error"]
-    error: xr.DataArray = ((profile["n_error"] ** 2 + e**2) ** 0.5).rename(None)
+    bias = magnification_bias(profile, magnification, slope)
+    c, e = contamination["value"] * bias, contamination["error"] * bias
+    share = 0.0
+    if "r_min" in contamination.attrs:
+        part = profile["r_inner"] >= contamination.attrs["r_min"] * (1 - 1e-9)
+        share = (profile["area"] / contamination["area"] * bias).where(part, 0.0)
+    variance = profile["n_error"] ** 2 * (1 - 2 * share) + e**2
+    error: xr.DataArray = (variance.clip(min=0) ** 0.5).rename(None)
     out = profile.assign(
         n_corrected=(profile["n"] - c).assign_attrs(units="arcsec-2"),
         n_corrected_error=error.assign_attrs(units="arcsec-2"),
@@ -204,4 +254,28 @@ def subtract(profile: xr.Dataset, contamination: xr.Dataset) -> xr.Dataset:
     out.attrs["contamination_method"] = contamination.attrs.get("method", "")
     if upper:
         out.attrs["note"] = "n_corrected is a lower limit: an upper limit was subtracted"
-    return out
+    return reduce.finish(out, profile, contamination, magnification)
+
+
+def magnification_bias(profile: xr.Dataset, magnification: Any, slope: float) -> Any:
+    """mu^(2.5 slope - 1) by annulus of a profile; 1 without a magnification."""
+    power = 2.5 * slope - 1
+    if not math.isfinite(power):
+        raise InputError(f"slope = {slope} is not finite; give d log10 N / d mag, e.g. 0.4")
+    if magnification is None:
+        return 1.0
+    if isinstance(magnification, xr.Dataset):
+        same = "mean" in magnification and np.array_equal(
+            magnification["r_inner"].values, profile["r_inner"].values
+        )
+        if not same:
+            raise InputError(
+                "magnification is no profile of mu in the annuli of the profile; make it with "
+                "radial_profile(mu, center, edges) of the same edges"
+            )
+        return abs(magnification["mean"]) ** power
+    mu = as_map(magnification, "magnification")
+    edges = [*profile["r_inner"].values, float(profile["r_outer"][-1])]
+    center = tuple(profile.attrs["center"])
+    lensed = mu.copy(data=abs(mu.data) ** power)
+    return radial_profile(lensed, center, edges)["mean"]
