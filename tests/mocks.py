@@ -7,6 +7,7 @@ from conftest import shared_folder
 
 import gcdask
 from gcdask import density, lensing
+from gcdask.luminosity import Population
 
 AS1063 = (342.18322, -44.530889)  # the BCG
 CONTAMINATION = 0.363  # arcsec-2 (Diego et al. 2026)
@@ -42,3 +43,35 @@ def clusters(kappa, g=1.6, n=N_GC, contamination=CONTAMINATION, seed=0, realisat
     """Draw a catalogue, in memory."""
     rate = intensity(kappa, g, n, contamination)
     return density.draw_sources(rate, seed, realisation=realisation).compute()
+
+
+SMACS0723 = (110.826989, -73.454723)  # the BCG
+FIELD_A, FIELD_B = gcdask.Field(AS1063, 0.348), gcdask.Field(SMACS0723, 0.39)
+DEPTH_A, DEPTH_B = 30.9, 30.6  # AB magnitudes down to which clusters are found
+CONTAMINATION_B = 0.25  # arcsec-2, fewer than in AS1063 as SMACS0723 is less deep
+
+
+@lru_cache(maxsize=2)
+def smacs0723_kappa(side=132.0, pixel=0.24):
+    """Convergence of SMACS0723 for z_s = 3 by Mahler et al., as `as1063_kappa`."""
+    model = lensing.read_lenstool(shared_folder() / "smacs0723" / "mahler2022_iclv2_best.par")
+    n = round(side / pixel)
+    kappa = model.kappa(gcdask.Grid.tangent(SMACS0723, (n, n), pixel), 3.0).compute()
+    return kappa.clip(max=KAPPA_MAX).assign_attrs(kappa.attrs).chunk(256)
+
+
+def populations():
+    """Clusters of both fields and how deep they are seen."""
+    return [Population.at(f, d) for f, d in ((FIELD_A, DEPTH_A), (FIELD_B, DEPTH_B))]
+
+
+def smacs0723_intensity(g=1.6):
+    """Sources per arcsec^2 in SMACS0723 by the law of `intensity` in AS1063: N kpc-2 ~ Sigma^g."""
+    a, b = populations()
+    near = as1063_kappa()
+    rate = (intensity(near, g).values.max() - CONTAMINATION) / near.values.max() ** g
+    per_kpc2 = rate / (a.fraction() * FIELD_A.kpc_per_arcsec**2)  # of all clusters, at kappa = 1
+    kappa = smacs0723_kappa()
+    mass = kappa.values * FIELD_B.sigma_cr / FIELD_A.sigma_cr
+    seen = per_kpc2 * mass**g * b.fraction() * FIELD_B.kpc_per_arcsec**2
+    return gcdask.Grid.of(kappa).wrap(seen + CONTAMINATION_B, "intensity", "arcsec-2").chunk(256)

@@ -443,8 +443,8 @@ def test_relation_fit_and_prediction_stay_lazy():
     with no_compute():
         rel = compare.box_relation(sources(), lazy(grid, kappa, (20, 20)))
         fit = compare.fit_power_law(rel)
-        out = compare.predict(fit, rel.n_gc)
-    done = compare.predict(compare.fit_power_law(rel.compute()), rel.n_gc.compute())
+        out = compare.predict_kappa(rel.n_gc, fit)
+    done = compare.predict_kappa(rel.n_gc.compute(), compare.fit_power_law(rel.compute()))
     np.testing.assert_allclose(out.kappa, done.kappa)
     assert isinstance(fit.status.compute().item(), str)
 
@@ -456,12 +456,14 @@ def test_prediction_propagates_the_anticorrelation_of_a_and_b():
         ))
     )  # fmt: skip
     n = np.array([0.1, 1.0, 2.0, 4.0])
-    out = compare.predict(fit, n)
+    out = compare.predict_kappa(n, fit)
     a, b = fit.a.item(), fit.b.item()
     np.testing.assert_allclose(out.kappa, a * n**b)
-    draws = np.random.default_rng(0).multivariate_normal([a, b], fit.cov.values / 100, 40_000)
+    draws = np.random.default_rng(0).multivariate_normal(
+        [a, b], fit.cov.values[:2, :2] / 100, 40_000
+    )
     scatter = (draws[:, :1] * n ** draws[:, 1:]).std(0) * 10
-    np.testing.assert_allclose(out.kappa_error, scatter, rtol=0.03)
+    np.testing.assert_allclose(out.error_relation, scatter, rtol=0.03)
     assert out.extrapolated.values.tolist() == [True, False, False, False]
 
 

@@ -25,6 +25,11 @@ FLOOR = (
 )
 
 
+def center_of(grid: Grid, center: Any) -> tuple[float, float]:
+    """(RA, Dec) in deg to measure from: the middle of the grid unless given."""
+    return reduce.check_center(grid.sky(*grid.center) if center is None else center)
+
+
 def aligned(
     kappa: Any, rho: Any, where: Any, center: Any, radius: float | None
 ) -> tuple[Grid, list[da.Array], tuple[float, float]]:
@@ -33,10 +38,7 @@ def aligned(
     grid = Grid.of(kappa)
     remedy = "bring one onto the other's, e.g. gcdask.lensing.on_grid(kappa, rho)"
     check_pixels(rho, grid, "rho", "kappa", remedy=remedy)
-    if center is None:
-        ra, dec = grid.sky(*grid.center)
-        center = (float(ra), float(dec))
-    center = reduce.check_center(center)
+    center = center_of(grid, center)
     good = kappa.copy(data=reduce.usable(where, kappa))
     maps = [kappa, rho, good]
     if radius is not None:
@@ -76,9 +78,24 @@ def _beta_fit(total: sums.Sums) -> fits.Fit:
     return fits.beta(total["sums"].reshape(-1, *total["sums"].shape[2:]))
 
 
-def _beta_spec(rho: xr.DataArray, n: int) -> reduce.Spec:
+def per_density(rho: xr.DataArray) -> str:
+    """Unit of beta: one over that of the density."""
     units = rho.attrs.get("units", "")
-    per = str((1 / u.Unit(units)).unit) if units else ""
+    return str((1 / u.Unit(units)).unit) if units else ""
+
+
+def check_sectors(sectors: Mapping[str, float] | None, half_width: float) -> dict[str, float]:
+    """Position angles of the sectors' axes by name; raises `InputError` if they are senseless."""
+    axes = dict(SECTORS if sectors is None else sectors)
+    if not 0 < half_width <= 180:
+        raise InputError(f"half_width = {half_width} is not in (0, 180]; give degrees, e.g. 45")
+    if not axes or not all(np.isfinite(v) for v in axes.values()):
+        raise InputError(f"sectors = {axes} name no position angles; give e.g. {{'E': 90}}")
+    return {name: float(v) for name, v in axes.items()}
+
+
+def _beta_spec(rho: xr.DataArray, n: int) -> reduce.Spec:
+    per = per_density(rho)
     return {
         "beta": ((), (), float, per, "sum(kappa rho) / sum(rho^2)"),
         "beta_error": ((), (), float, per, "block jackknife standard error of beta"),
@@ -109,6 +126,14 @@ def fit_beta(
 
     beta = sum(kappa rho) / sum(rho^2) minimises the sum of (kappa - beta rho)^2 (Diego et al.
     2026, eq. 4). Its size depends on the units of rho: compare dispersions, not betas.
+
+    Contaminants that do not follow the lens flatten rho and lower beta most where kappa is low.
+    Where their number per arcsec^2 n0 is known, subtract what they add: ``fit_beta(kappa, rho -
+    gcdask.density.smooth_map(n0 * footprint, rho))`` with a ``footprint`` of 1 where sources were
+    looked for or inpainted and 0 elsewhere.
+
+    The jackknife errors hold the scatter of kappa / rho between blocks, whatever its cause; those
+    from shot noise alone are `bootstrap_beta`'s.
 
     Parameters
     ----------
@@ -143,11 +168,7 @@ def fit_beta(
     InputError
         If the maps differ in pixels, an angle is senseless, or no pixel lies within ``radius``.
     """
-    axes = dict(SECTORS if sectors is None else sectors)
-    if not 0 < half_width <= 180:
-        raise InputError(f"half_width = {half_width} is not in (0, 180]; give degrees, e.g. 45")
-    if not axes or not all(np.isfinite(v) for v in axes.values()):
-        raise InputError(f"sectors = {axes} name no position angles; give e.g. {{'E': 90}}")
+    axes = check_sectors(sectors, half_width)
     if jackknife is not None and not jackknife > 0:
         raise InputError(f"jackknife = {jackknife} is not positive; give arcsec, or None")
     grid, maps, center = aligned(kappa, rho, where, center, radius)
@@ -157,7 +178,7 @@ def fit_beta(
         grid=grid,
         center=center,
         size=size,
-        centers=tuple(float(v) for v in axes.values()),
+        centers=tuple(axes.values()),
         half_width=half_width,
         radius=math.inf if radius is None else radius,
     )

@@ -34,17 +34,20 @@ def _box_block(
 def _box_table(
     total: sums.Sums, *, element: float, size: int, min_area: float, inside: np.ndarray
 ) -> fits.Fit:
-    weighted, share, n = total["sums"].reshape(-1, 3).T
+    weighted, share, n, squares = total["sums"].reshape(-1, 4).T
     area = share * element
     good = inside & (area >= min_area * element * size**2 * (1 - 1e-9)) & (area > 0)
     blank = np.where(good, 1.0, np.nan)
     safe = np.where(area > 0, area, 1.0)
+    mean, square = (v / np.where(share > 0, share, 1.0) for v in (weighted, squares))
+    variance = np.where(square - mean**2 > 1e-12 * square, square - mean**2, 0.0)
     return {
         "n": n,
         "area": area,
         "n_gc": blank * n / safe,
         "n_error": blank * fits.poisson_error(n) / safe,
-        "kappa": blank * weighted / np.where(share > 0, share, 1.0),
+        "kappa": blank * mean,
+        "kappa_std": blank * np.sqrt(variance),
         "good": good,
     }
 
@@ -89,8 +92,9 @@ def box_relation(
     Dataset, lazy where an input is, dim ``box``
         ``n`` (sources), ``area`` (unmasked arcsec2 with a finite kappa), ``n_gc`` (arcsec-2),
         ``n_error`` (Poisson; for n = 0 the 1-sigma upper limit 1.84 / area), ``kappa`` (mean over
-        the unmasked area: elements weigh by their unmasked share), ``good``, and the boxes'
-        centres ``x``, ``y`` (global px), ``ra``, ``dec`` (deg).
+        the unmasked area: elements weigh by their unmasked share), ``kappa_std`` (standard
+        deviation of the elements), ``good``, the boxes' centres ``x``, ``y`` (global px), ``ra``,
+        ``dec`` (deg), and their numbers ``ix``, ``iy`` from global pixel 0.
 
     Raises
     ------
@@ -99,12 +103,7 @@ def box_relation(
     """
     k = as_map(kappa, "kappa")
     grid = Grid.of(k)
-    size = round(box / grid.pixel_scale) if math.isfinite(box) else 0
-    if size < 1:
-        raise InputError(
-            f"box = {box} arcsec is smaller than an element of kappa ({grid.pixel_scale:.3g} "
-            "arcsec); give larger boxes or a finer map"
-        )
+    size = box_size(box, grid)
     if not 0 <= min_area <= 1:
         raise InputError(f"min_area = {min_area} is not a share; give a number from 0 to 1")
     if (center is None) != (radius is None):
@@ -114,18 +113,17 @@ def box_relation(
     total = reduce.reduce_maps(
         kernel, grid, [k.data.rechunk(area.chunks), area, n], sums.merge_windows
     )
-    places = _box_places(grid, size)
-    inside = np.ones(places["x"].size, bool)
+    places = box_places(grid, size)
+    x, y = (places[k][1] for k in "xy")
+    inside = np.ones(x.size, bool)
     if center is not None and radius is not None:
         center = reduce.check_center(center)
-        inside = np.hypot(*grid.offsets(places["x"], places["y"], center)) < radius
+        inside = np.hypot(*grid.offsets(x, y, center)) < radius
     table = partial(
         _box_table, element=grid.pixel_scale**2, size=size, min_area=min_area, inside=inside
     )
-    units = {"x": "pix", "y": "pix", "ra": "deg", "dec": "deg"}
     result = xr.Dataset(
-        reduce.variables(reduce.apply(table, total=total), _box_spec(inside.size))
-        | {name: ("box", v, {"units": units[name]}) for name, v in places.items()},
+        reduce.variables(reduce.apply(table, total=total), _box_spec(inside.size)) | places,
         attrs={
             "box": size * grid.pixel_scale,
             "box_asked": box,
@@ -141,15 +139,18 @@ def _cells(catalog: Any, k: xr.DataArray, mask: Any, where: Any) -> tuple[da.Arr
     """Unmasked share of each element of the map, and the sources on it."""
     grid = Grid.of(k)
     if mask is None:
-        good = grid.wrap(da.ones(k.shape, dtype=bool, chunks=k.chunks), "good", "")
-    else:
-        good = reduce.unmasked(mask)
-    area = reduce.fraction(good, grid, "mask")
-    n = reduce.cell_counts(good, catalog, grid)
+        mask = grid.wrap(da.zeros(k.shape, dtype=bool, chunks=k.chunks), "mask", "")
+    area, n = unmasked_cells(catalog, grid, mask)
     if where is not None:
         use = reduce.usable(where, k).rechunk(area.chunks)
         area, n = area * use, n * use
     return area, n
+
+
+def unmasked_cells(catalog: Any, grid: Grid, mask: Any) -> tuple[da.Array, da.Array]:
+    """Unmasked share of each element of a grid, and the sources on unmasked pixels of it."""
+    good = reduce.unmasked(mask)
+    return reduce.fraction(good, grid, "mask"), reduce.cell_counts(good, catalog, grid)
 
 
 def _box_spec(n: int) -> reduce.Spec:
@@ -160,18 +161,44 @@ def _box_spec(n: int) -> reduce.Spec:
         "n_gc": (dims, shape, float, "arcsec-2", "number density of sources"),
         "n_error": (dims, shape, float, "arcsec-2", "Poisson error of n_gc"),
         "kappa": (dims, shape, float, "", "mean convergence over the unmasked area"),
+        "kappa_std": (dims, shape, float, "", "standard deviation of the elements' convergence"),
         "good": (dims, shape, bool, "", "whether the box is unmasked and inside enough"),
     }
 
 
-def _box_places(grid: Grid, size: int) -> dict[str, np.ndarray]:
-    """Centres of the boxes that overlap a grid: global x, y and RA, Dec, row by row."""
-    axes = []
+def box_size(box: float, grid: Grid) -> int:
+    """Side of a box of ``box`` arcsec in whole elements; raises `InputError` below one."""
+    size = round(box / grid.pixel_scale) if math.isfinite(box) else 0
+    if size < 1:
+        raise InputError(
+            f"box = {box} arcsec is smaller than an element of the map ({grid.pixel_scale:.3g} "
+            "arcsec); give larger boxes or a finer map"
+        )
+    return size
+
+
+def box_places(grid: Grid, size: int) -> dict[str, tuple[str, np.ndarray, dict[str, str]]]:
+    """Centres (global x, y and RA, Dec) and numbers of the boxes that overlap a grid, by row.
+
+    As variables of a Dataset.
+    """
+    axes, numbers = [], []
     for positions in (grid.y, grid.x):
         element = reduce.element_index(positions, grid.step)
         phase = float(positions[0]) - float(element[0]) * grid.step
         number = np.arange(element[0] // size, element[-1] // size + 1)
         axes.append((number * size + (size - 1) / 2) * grid.step + phase)
-    y, x = (v.ravel() for v in np.meshgrid(*axes, indexing="ij"))
+        numbers.append(number)
+    y, x, iy, ix = (
+        v.ravel() for pair in (axes, numbers) for v in np.meshgrid(*pair, indexing="ij")
+    )
     ra, dec = grid.sky(x, y)
-    return {"x": x, "y": y, "ra": ra, "dec": dec}
+    found = {
+        **{"x": (x, "pix", "centre of the box"), "y": (y, "pix", "centre of the box")},
+        **{"ra": (ra, "deg", "right ascension"), "dec": (dec, "deg", "declination")},
+        **{"ix": (ix, "", "number of the box along x"), "iy": (iy, "", "number along y")},
+    }
+    return {
+        name: ("box", v, {"units": units, "long_name": text})
+        for name, (v, units, text) in found.items()
+    }
