@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from gcdask import plots
+from gcdask import compare, density, plots
 from gcdask.catalog import make_catalog
 from gcdask.errors import InputError
 from gcdask.grid import Grid
@@ -54,6 +54,32 @@ def law(a=0.45):
     )
 
 
+def luminosities(seed=0):
+    edges = np.arange(24, 31, 0.5)
+    counts = np.array([0, 0, 1, 3, 9, 22, 40, 60, 50, 30, 12, 3, 0][:13]) + 20 * seed
+    table = {"counts": counts, "n_corrected": 1.5 * counts - 1, "n_corrected_error": counts**0.5}
+    table["expected_contaminants"] = np.full(13, 1.0)
+    places = {"magnitude": edges[:-1] + 0.25, "bright": edges[:-1], "faint": edges[1:]}
+    return xr.Dataset(
+        {k: ("bin", v) for k, v in table.items()}, {k: ("bin", v) for k, v in places.items()}
+    )
+
+
+def gaussian(turnover=27.6):
+    values = {"turnover": turnover, "turnover_error": 0.1, "sigma": 1.0, "n_total": 350.0}
+    return xr.Dataset(values | {"status": ""}, attrs={"limit": 29.5})
+
+
+def compared(factor=1.0):
+    rng = np.random.default_rng(5)
+    kappa = rng.uniform(0.1, 2, 300)
+    boxes = {"kappa": kappa, "kappa_pred": factor * kappa * rng.lognormal(0, 0.3, 300)}
+    numbers = {"bias": factor - 1, "bias_error": 0.02, "scatter": 0.3, "status": ""}
+    return xr.Dataset(
+        numbers | {k: ("box", v) for k, v in boxes.items()} | {"tested": ("box", kappa < 1.9)}
+    )
+
+
 def curve(power=-1.0, **more):
     r = np.geomspace(1, 100, 12)
     n = 50 * r**power
@@ -63,6 +89,42 @@ def curve(power=-1.0, **more):
 
 def radial(power=-0.8):
     return curve(power).rename(n="mean")
+
+
+def power(g=1.5, contamination=0.4):
+    kappa = np.geomspace(0.1, 2, 12)
+    area = 100 / kappa**2
+    rate = 4 * kappa ** np.nan_to_num(g) + contamination
+    counts = np.random.default_rng(0).poisson(rate * area)
+    values = {"g": g, "error": 0.05, "amplitude": 4.0, "contamination": contamination,
+              "contamination_error": 0.03, "n": counts.sum(), "status": ""}  # fmt: skip
+    bins = {"bin_kappa": kappa, "bin_area": area, "bin_counts": counts}
+    return xr.Dataset(values | {k: ("bin", v) for k, v in bins.items()})
+
+
+def ranked(seed=0):
+    names = ["uniform", "κ", "κ^2", "light"]
+    value = np.array([0, 300, 420 + 300 * seed, 150.0]) + 0 * seed
+    pair = value[:, None] - value
+    by = {"dlnL": value, "dlnL_error": 0.2 * value, "dlnL_error_poisson": 0.1 * value}
+    by["rank"] = np.argsort(np.argsort(-value)) + 1
+    two = {"dlnL_pair": pair, "dlnL_pair_error": np.abs(pair) / 5}
+    return xr.Dataset(
+        {k: ("map", v) for k, v in by.items()}
+        | {k: (("map", "map_2"), v) for k, v in two.items()}
+        | {"n": 900, "status": ""},
+        coords={k: np.array(names, object) for k in ("map", "map_2")},
+    )
+
+
+def scanned(seed=0, alone=False):
+    """A kernel fit to a kappa that is a little more than beta rho."""
+    rho = density.density_map(catalogue(), COARSE)
+    kappa = COARSE.wrap(0.02 * rho.values ** (1.1 + 0.1 * seed), "kappa", "")
+    softenings = (0.9,) if alone else (0.5, 0.9, 1.6)
+    return compare.fit_kernel(
+        catalogue(), kappa, (1.2, 1.6, 2.0), softenings, (5, 50), CENTER, n_annuli=8
+    )
 
 
 def draw(name, path, seed=0):
@@ -88,6 +150,12 @@ def draw(name, path, seed=0):
     if name == "kappa_rho_scatter":
         rho = kappa_map(9 + 4 * seed)
         return plots.kappa_rho_scatter(kappa_map(), rho, path, beta=1.1, where=rho > 0.1)
+    if name == "kappa_rho_scatter:binned":
+        rho = kappa_map(9 + 4 * seed)
+        binned = compare.pixel_relation(kappa_map(), rho, 1.1)
+        return plots.kappa_rho_scatter(kappa_map(), rho, path, beta=1.1, relation=binned)
+    if name.startswith("kernel_fit"):
+        return plots.kernel_fit(scanned(seed, alone=name.endswith("alone")), path)
     if name == "box_relation":
         return plots.box_relation(relation(seed), law(), path)
     if name == "profiles":
@@ -102,6 +170,14 @@ def draw(name, path, seed=0):
             lensing_range=(3, 50),
             kpc_per_arcsec=4.9,
         )
+    if name == "luminosity_function":
+        return plots.luminosity_function(luminosities(seed), gaussian(), path)
+    if name == "transfer":
+        return plots.transfer({"physical": compared(), "naive": compared(0.5 - 0.2 * seed)}, path)
+    if name == "tracer_power":
+        return plots.tracer_power(power(1.5 + seed), path)
+    if name == "likelihood_ranking":
+        return plots.likelihood_ranking(ranked(seed), path)
     level = np.geomspace(1, 50, 30)
     return plots.threshold_curve(
         level, 1e4 / level, 1e4 / level ** (3 + seed), path, threshold=3, catalog_level=6
@@ -114,19 +190,26 @@ NAMES = [
     "mask_map",
     "density_kappa",
     "kappa_rho_scatter",
+    "kappa_rho_scatter:binned",
+    "kernel_fit",
+    "kernel_fit:alone",
     "box_relation",
     "profiles",
     "threshold_curve",
+    "luminosity_function",
+    "transfer",
+    "tracer_power",
+    "likelihood_ranking",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_a_png_that_responds_to_its_data(tmp_path, name):
-    assert sorted(NAMES) == sorted(plots.__all__)
+    assert {n.split(":")[0] for n in NAMES} == set(plots.__all__)
     first = draw(name, tmp_path / "a.png")
     assert first == tmp_path / "a.png"
     one, two = imread(first), imread(draw(name, tmp_path / "b.png", seed=1))
-    assert min(one.shape[:2]) > 400
+    assert min(one.shape[:2]) > 350
     assert (one[..., :3] < 0.5).mean() > 0.003, "nearly blank"
     if one.shape == two.shape:
         assert (np.abs(one - two).max(axis=-1) > 0.2).sum() > 200, "the data do not matter"
@@ -177,6 +260,28 @@ def test_contours_of_density_enclose_the_area_of_those_of_convergence():
     np.testing.assert_allclose(found, 7 * np.array(levels) ** 3, rtol=0.1)
 
 
+def test_critical_curves_are_drawn_where_they_are(tmp_path):
+    """Red pixels appear, and on the right, west, for a curve in the west."""
+    angle = np.linspace(0, 2 * np.pi, 60)
+    cos = np.cos(np.deg2rad(CENTER[1]))
+    curve = np.stack(
+        [CENTER[0] + (5 * np.sin(angle) - 12) / 3600 / cos, CENTER[1] + 5 * np.cos(angle) / 3600], 1
+    )
+    rho = COARSE.wrap(np.ones(COARSE.shape), "rho", "")
+    red = []
+    for name, curves in (("a", []), ("b", [curve])):
+        path = plots.density_kappa(
+            rho, None, tmp_path / f"{name}.png", center=CENTER, critical=curves, critical_label="z"
+        )
+        image = imread(path)[..., :3]
+        legend = image.shape[0] // 4
+        off = np.abs(image[legend:] - np.array([0xD5, 0x5E, 0x00]) / 255).max(axis=-1)
+        red.append(np.nonzero(off < 0.1)[1])
+    assert red[0].size == 0
+    assert red[1].size > 100
+    assert np.median(red[1]) > image.shape[1] * 0.48
+
+
 EMPTY = pd.DataFrame({"ra": np.empty(0), "dec": np.empty(0)})
 
 
@@ -202,7 +307,19 @@ def test_poor_data_still_make_a_figure(tmp_path):
         plots.profiles(tmp_path / "8.png", gc=none, kappa=radial() * np.nan, light=radial()),
         plots.threshold_curve([1, 2], [0, 0], [0, 0], tmp_path / "9.png", threshold=1.5),
         plots.detection_panels([], mask_map(), EMPTY, tmp_path / "10.png"),
+        plots.luminosity_function(luminosities() * 0, None, tmp_path / "11.png"),
+        plots.luminosity_function(luminosities(), gaussian(np.nan), tmp_path / "12.png"),
+        plots.transfer(compared(np.nan).assign(status="unconstrained: NaN"), tmp_path / "13.png"),
+        plots.tracer_power(power(np.nan), tmp_path / "14.png"),
+        plots.tracer_power(power().assign(bin_counts=("bin", [0] * 12)), tmp_path / "15.png"),
+        plots.likelihood_ranking(ranked(np.nan), tmp_path / "16.png"),
     ]
+    fit = scanned()
+    lost = fit.copy()
+    for name in ("chi2", "chi2_min", "alpha_best", "softening_best", "best_profile"):
+        lost[name] = fit[name] * np.nan
+    lost["status"] = xr.DataArray("unconstrained: no source lies within the radii")
+    made.append(plots.kernel_fit(lost, tmp_path / "17.png"))
     assert all(p.stat().st_size > 2000 for p in made)
 
 

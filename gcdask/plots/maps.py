@@ -208,6 +208,8 @@ def density_kappa(
     kappa_levels: Sequence[float] = (0.2, 0.3, 0.5, 0.8, 1.2, 1.8),
     thick: Sequence[float] = (0.3, 1.8),
     rho_levels: Any = None,
+    critical: Sequence[np.ndarray] = (),
+    critical_label: str = "critical curves",
     kpc_per_arcsec: float | None = None,
 ) -> Path:
     """Density in grey with its contours (green) and those of the convergence (cyan) (figure 4).
@@ -225,6 +227,10 @@ def density_kappa(
     rho_levels : sequence of float, optional
         Contours of the density; by default those that enclose as much of the map as the contours
         of the convergence do, so that the shapes compare.
+    critical : sequence of ndarray, shape (n, 2)
+        Curves of RA, Dec (deg) drawn in red, such as a lens's ``critical_curves``.
+    critical_label : str
+        What the legend calls them.
     kpc_per_arcsec : float, optional
         For a scale bar.
     """
@@ -250,6 +256,11 @@ def density_kappa(
         if rho_levels is None:
             rho_levels = np.nanpercentile(rho, [50, 70, 85, 95, 99])
         handles.insert(0, _contours(ax, rho, center, rho_levels, GREEN, 1.2, "-", "ρ"))
+        for curve in critical:
+            ra, dec = np.asarray(curve, float).T
+            ax.plot(*tangent_offsets(ra, dec, center), color=RED, lw=1.1)
+        if len(critical):
+            handles.append(Line2D([], [], color=RED, lw=1.4, label=critical_label))
         ax.set_xlim(limits[0])
         ax.set_ylim(limits[1])
         _finish(ax, kpc_per_arcsec)

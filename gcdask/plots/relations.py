@@ -41,7 +41,7 @@ def box_relation(relation: xr.Dataset, fit: xr.Dataset | None, path: Any) -> Pat
         ax.scatter(n[shown], kappa[shown], s=7, c=GREY, alpha=0.45, lw=0, label=label)
         if fit is not None:
             _draw_fit(ax, fit, n[shown])
-        _log(ax, n[shown], kappa[shown])
+        log_axes(ax, n[shown], kappa[shown])
         empty = int((n == 0).sum())
         if empty:
             text = f"{empty} boxes without a source are not shown"
@@ -93,6 +93,7 @@ def kappa_rho_scatter(
     beta: float = 1.0,
     where: Any = None,
     n_bins: int = 25,
+    relation: xr.Dataset | None = None,
 ) -> Path:
     """Convergence against beta times the density, pixel by pixel (figure 5).
 
@@ -108,6 +109,9 @@ def kappa_rho_scatter(
         Pixels to use.
     n_bins : int
         Bins of the mean.
+    relation : Dataset, optional
+        From `gcdask.compare.pixel_relation` with the same beta: its median and 68 % in bins of
+        kappa are drawn instead of the mean of kappa in bins of rho.
     """
     k, r = np.asarray(kappa, float), beta * np.asarray(rho, float)
     good = (k > 0) & (r > 0) & np.isfinite(k) & np.isfinite(r)
@@ -129,15 +133,28 @@ def kappa_rho_scatter(
         mesh = ax.pcolormesh(edges, edges, counts, norm=norm, cmap="cividis", rasterized=True)
         canvas.color_bar(ax, mesh, "pixels")
         ax.plot(edges[[0, -1]], edges[[0, -1]], color=BLACK, lw=1.2, label="κ = β ρ")
-        middle, mean, spread = _binned_log(r, k, n_bins)
-        ax.errorbar(
-            middle, mean, spread, fmt="o", ms=3.5, color=RED, lw=1, capsize=1.5,
-            label="mean and dispersion of log κ", zorder=4,
-        )  # fmt: skip
-        _log(ax, edges, edges)
+        dots: dict[str, Any] = {"fmt": "o", "ms": 3.5, "color": RED, "lw": 1, "capsize": 1.5}
+        if relation is None:
+            middle, mean, spread = _binned_log(r, k, n_bins)
+            label = "mean and dispersion of log κ"
+            ax.errorbar(middle, mean, spread, **dots, label=label, zorder=4)
+        else:
+            label = "median and 68 % of β ρ in bins of κ"
+            ax.errorbar(*_binned_ratio(relation), **dots, label=label, zorder=4)
+        log_axes(ax, edges, edges)
         ax.set_aspect("equal")
         ax.legend(loc="upper left")
     return Path(path)
+
+
+def _binned_ratio(relation: xr.Dataset) -> tuple[np.ndarray, np.ndarray, None, np.ndarray]:
+    """Median of beta rho, kappa, and bars of beta rho in bins of kappa that hold 10 pixels."""
+    some = relation.isel(bin=np.flatnonzero(np.asarray(relation["n_pixels"]) >= 10))
+    kappa = np.asarray(some["kappa_mean"], float)
+    low, middle, high = (
+        kappa * 10 ** np.asarray(some[name], float) for name in ("low", "median", "high")
+    )
+    return middle, kappa, None, np.array([middle - low, high - middle])
 
 
 def _binned_log(x: np.ndarray, y: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,7 +252,7 @@ def profiles(
             _curve(ax, light["r"], factor * light["mean"], ORANGE, 1.6, "-", "light (scaled)")
         if slope is not None and slope_range is not None:
             _draw_slope(ax, slope, slope_range, scale)
-        _log(ax, *_extent(ax))
+        log_axes(ax, *_extent(ax))
         ax.set_xlabel("distance from the centre  [arcsec]")
         ax.set_ylabel(f"κ,  β ρ,  n$_{{GC}}${divided} [arcsec$^{{-2}}$]")
         if kpc_per_arcsec:
@@ -364,7 +381,7 @@ def threshold_curve(
     return Path(path)
 
 
-def _log(ax: Axes, x: Any, y: Any) -> None:
+def log_axes(ax: Axes, x: Any, y: Any) -> None:
     """Logarithmic axes around the positive values, with plain numbers at the ticks."""
     for values, scale, limit, axis in (
         (x, ax.set_xscale, ax.set_xlim, ax.xaxis),
