@@ -38,6 +38,8 @@ from gcdask.sections import (
     FieldSection,
     Inpaint,
     Lens,
+    Luminosity,
+    Magnification,
     Mask,
     Mass,
     Mosaic,
@@ -70,6 +72,9 @@ PATHS = (
     "truth",
     "lens.path",
     "lens.path_y",
+    "lens.images",
+    "lens.others.*",
+    "magnification.path",
 )
 # Paths of files that decide no result.
 BESIDE = ("cluster.scheduler_file", "cluster.tls.ca", "cluster.tls.cert", "cluster.tls.key")
@@ -98,6 +103,10 @@ class Config(Section):
     compare: Compare = option(Compare(), "comparison with the lens")
     profiles: Profiles = option(Profiles(), "radial profiles")
     mass: Mass = option(Mass(), "masses")
+    luminosity: Luminosity | None = option(None, "luminosity function; null = none")
+    magnification: Magnification | None = option(
+        None, "magnifications of sources behind the lens; null = none"
+    )
     output: Output = option(Output(), "what is written")
     cluster: Cluster = option(Cluster(), "workers")
 
@@ -118,6 +127,8 @@ class Config(Section):
             )
         if self.truth is not None and (self.mosaic is None or self.lens is None):
             raise mistake("needs a mosaic and a lens to compare with; remove it", "truth")
+        if self.magnification is not None and self.lens is None:
+            raise mistake("needs a lens; add the section lens, or remove it", "magnification")
         if self.output.report and not self.output.figures:
             raise mistake("true needs figures; set output.figures: true too", "output.report")
         return self

@@ -22,70 +22,11 @@ from markupsafe import Markup, escape
 
 from gcdask import storage
 from gcdask.errors import InputError
+from gcdask.headings import FRACTIONS, HEADLINES, LABELS, SECTIONS
 
 TEMPLATES = Path(__file__).parent / "data"
 DASH = "–"
 
-#: Section of the report, key in the results.
-SECTIONS = [
-    ("Threshold", "threshold"),
-    ("Purity", "purity"),
-    ("Inpainting", "inpainting"),
-    ("Density of clusters", "density"),
-    ("Convergence against density: β", "beta"),
-    ("Correlation, pixel by pixel", "correlation"),
-    ("Boxes: ⟨κ⟩ = a nᵇ", "relation"),
-    ("Radial profile", "profile"),
-    ("Mass", "mass"),
-    ("Found against truth", "truth"),
-    ("Field", "field"),
-]
-#: Entries of the summary: dotted key, label.
-HEADLINES = [
-    ("n_detected", "sources detected"),
-    ("n_inpainted", "sources inpainted"),
-    ("masked_fraction", "of the array masked"),
-    ("purity", "purity, estimated from the negated map"),
-    ("purity.at_level", "purity, estimated from the negated map"),
-    ("beta.value", "β"),
-    ("beta.dispersion_relative", "dispersion of β between sectors"),
-    ("correlation.pearson_log", "Pearson r of log κ, log ρ"),
-    ("relation.b", "b of ⟨κ⟩ = a nᵇ"),
-    ("profile.slope", "slope of the profile"),
-    ("profile.contamination_arcsec2", "contamination"),
-    ("mass.msun", "mass within {mass.within_arcsec}"),
-    ("mass.per_gc_msun", "mass per cluster"),
-]
-LABELS = {
-    "msun": "mass",
-    "n": "number of clusters",
-    "n_is": "what is counted",
-    "per_gc_msun": "mass per cluster (2.9e-5 M / N)",
-    "in_gcs_msun": "mass in clusters (2.9e-5 M)",
-    "virial_msun": "virial mass (5e9 N)",
-    "within_arcsec": "within",
-    "within_kpc": "within (proper)",
-    "contamination_arcsec2": "contamination",
-    "contamination_kpc2": "contamination (proper)",
-    "pearson_log": "Pearson r of the logarithms",
-    "spearman": "Spearman rank correlation",
-    "at_threshold": "at the threshold T",
-    "at_level": "at the level of the catalogue",
-    "sigma_cr": "critical surface density",
-    "cov": "covariance of a, b",
-    "beta.value": "β",
-    "threshold.value": "T",
-    "threshold.level": "level of the catalogue",
-    "radii": "At all radii",
-    "center": "centre (RA, Dec)",
-    "n_min": "smallest n fitted",
-    "n_max": "largest n fitted",
-    "box": "side of a box",
-    "floor": "floor from the kernel's geometry",
-    "geometric_floor_relative": "relative dispersion from the kernel's geometry alone",
-    "dispersion_relative": "relative dispersion",
-}
-FRACTIONS = ("fraction", "purity", "completeness", "relative", "coverage")
 LISTED = 200  # failed tiles
 #: Characters that are no text: control codes, and those that turn the direction of reading.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -310,11 +251,10 @@ def _list_table(
     prefix: str, key: str, items: Sequence[Mapping[str, Any]], units: Mapping[str, str]
 ) -> Table:
     names = [k for k in items[0] if not _is_error(k, items[0])]
+    unit = {k: units.get(f"{prefix}.{key}.{k}") or units.get(f"{prefix}.{k}", "") for k in names}
     rows = [
-        [quantity(item.get(k), item.get(f"{k}_error"), units.get(f"{prefix}.{k}", ""), k)
-         for k in names]
-        for item in items
-    ]  # fmt: skip
+        [quantity(item.get(k), item.get(f"{k}_error"), unit[k], k) for k in names] for item in items
+    ]
     return Table(_label(key), [_label(k) for k in names], rows)
 
 

@@ -33,10 +33,17 @@ def test_smacs0723_meets_the_published_numbers(root, shared_data, tmp_path):
     assert results["relation"]["n_boxes_occupied"] == pytest.approx(85, abs=5)
     assert results["relation"]["n_boxes_unmasked"] == 1264
     assert results["relation"]["status"].startswith("unconstrained")
+    gain = {m["name"]: m["dlnL"] for m in results["likelihood"]["maps"]}
+    assert gain["kappa"] == pytest.approx(97, rel=0.1)
+    assert gain["kappa^2.5"] > gain["kappa"] + 40
+    assert results["tracer"]["g"] == pytest.approx(2.5, abs=0.15)
+    assert "not significant" in results["beta"]["expected"]["verdict"]
+    assert results["lens"]["critical"][0]["z_source"] == 1.378
     page = (tmp_path / "smacs/latest/report.html").read_text()
     assert "unconstrained" in page
     assert sorted(p.stem for p in (tmp_path / "smacs/latest/figures").glob("*.png")) == [
-        "density", "profiles", "relation", "scatter", "sources",
+        "density", "kernel", "likelihood", "luminosity", "profiles", "relation", "scatter",
+        "sources", "tracer",
     ]  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def test_a_run_leaves_what_it_promises(done):
     assert run["status"] == "done"
     assert run["config"]["detect"]["threshold"] == "auto"
     assert run["timings"]["detect demo"] > 0
-    assert len(list((done.out / "figures").glob("*.png"))) == 9
+    assert len(list((done.out / "figures").glob("*.png"))) == 11
     assert json.loads((done.out / "results.json").read_text()) == done.results
 
 
@@ -291,7 +291,7 @@ def test_the_demo_from_end_to_end(tmp_path, capfd):
     assert all(line.startswith("[") for line in shown.err.splitlines())  # progress, nothing else
     page = (out / "latest/report.html").read_text()
     assert "Found against truth" in page
-    assert page.count("data:image/png;base64") == 9
+    assert page.count("data:image/png;base64") == 11
     assert not re.search(r"""(src|href)=["']https?:""", page)
     assert cli.main(["inspect", str(out)]) == 0
     assert "finished" in capfd.readouterr().out

@@ -13,6 +13,7 @@ import xarray as xr
 from gcdask import catalog, mosaic, plots, reduce, report, storage
 from gcdask.grid import Grid
 from gcdask.masks import Flag
+from gcdask.pipeline.evidence_figures import draw_evidence
 from gcdask.pipeline.science import Found, Scene
 
 MAX_SIDE = 1500  # px of a map in a figure
@@ -76,6 +77,7 @@ def _all(
     kappa = mosaic.open_map(smooth, "kappa") if "beta" in measured else None
     if kappa is not None:
         yield from _lens_figures(scene, folder, measured, rho, kappa)
+        yield from draw_evidence(folder, measured)
     if scene.mask is not None:
         yield from _mask_figures(scene, folder, detected, drawn)
     yield _profile_figure(scene, folder, measured, kappa is not None)
@@ -148,7 +150,7 @@ def _lens_figures(
     yield (
         plots.density_kappa(
             small(rho), small(kappa), folder / "density.png", center=scene.field.center,
-            kpc_per_arcsec=scene.field.kpc_per_arcsec,
+            kpc_per_arcsec=scene.field.kpc_per_arcsec, **_critical(measured),
         ),
         "Density and lens model",
         "Smoothed density of all sources (grey, logarithmic; green contours) and convergence of "
@@ -160,11 +162,22 @@ def _lens_figures(
     yield (
         plots.kappa_rho_scatter(
             part[0], part[1], folder / "scatter.png", beta=float(measured["beta"]["beta"]),
-            where=part[2].values > 0.5,
+            where=part[2].values > 0.5, relation=measured["pixels"],
         ),
         "Pixel by pixel",
-        "Convergence against beta times the density (paper, figure 5).",
+        "Convergence against beta times the density (paper, figure 5); in bins of convergence, "
+        "which has no shot noise.",
     )  # fmt: skip
+
+
+def _critical(measured: dict[str, Any]) -> dict[str, Any]:
+    """Critical curves for `plots.density_kappa`."""
+    by_redshift = measured.get("critical") or {}
+    if not by_redshift:
+        return {}
+    names = ", ".join(f"{z:g}" for z in by_redshift)
+    curves = [curve for one in by_redshift.values() for curve in one["curves"]]
+    return {"critical": curves, "critical_label": f"critical curves, z = {names}"}
 
 
 def _mask_figures(

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
-from gcdask import catalog, lensing, masks, mosaic
+from gcdask import catalog, masks, mosaic
 from gcdask.config import Config
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
+from gcdask.pipeline.lenses import OpenLens, open_lens
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What a run works on; only headers and small tables have been read.
 
-    ``sources`` and ``reference`` are None where the run starts from a catalogue (``sources_of``);
-    ``kappa`` gives the convergence on any grid, lazily, for the field's source redshift.
+    ``sources`` and ``reference`` are None where the run starts from a catalogue (``sources_of``).
     """
 
     field: Field
@@ -30,7 +28,7 @@ class Inputs:
     reference: mosaic.Sources | None
     catalog: Any | None
     manual: str | None
-    kappa: Callable[[Grid], xr.DataArray] | None
+    lens: OpenLens | None
     truth: pd.DataFrame | None
 
 
@@ -62,16 +60,23 @@ def open_inputs(config: Config) -> Inputs:
     if config.manual is not None:
         catalog.read(config.manual, grid=grid)  # refused now rather than after the detection
         manual = config.manual
-    kappa = None
-    if config.lens is not None:
-        try:
-            kappa = lens_on(config, field)
-            kappa(grid.coarsen(max(min(grid.shape) // 64, 1)))  # does it cover the field?
-        except InputError as error:
-            path, text = config.lens.path, str(error)
-            raise InputError(text if path in text else f"lens.path: {path}: {text}") from error
+    _check_luminosity(config, catalog.meta() if table is None else table)
+    lens = open_lens(config, field, grid) if config.lens is not None else None
     truth = open_truth(config.truth) if config.truth is not None else None
-    return Inputs(field, grid, sources, reference, table, manual, kappa, truth)
+    return Inputs(field, grid, sources, reference, table, manual, lens, truth)
+
+
+def _check_luminosity(config: Config, table: Any) -> None:
+    """Refuse a column of fluxes or magnitudes that the catalogue does not have."""
+    section = config.luminosity
+    if section is None:
+        return
+    key = "flux" if section.mag is None else "mag"
+    column, known = getattr(section, key), list(table.columns)
+    if column not in known:
+        raise InputError(
+            f"luminosity.{key}: the catalogue has no column {column!r}; it has {', '.join(known)}"
+        )
 
 
 def _check_center(field: Field, grid: Grid) -> None:
@@ -179,31 +184,3 @@ def rules_of(section: Any) -> masks.MaskRules:
         regions=section.regions,
         files=section.files,
     )
-
-
-def lens_on(config: Config, field: Field) -> Callable[[Grid], xr.DataArray]:
-    """A function from a grid to the lens model's convergence there, for ``field.z_source``."""
-    section = config.lens
-    assert section is not None
-    kind = section.resolved_kind
-    if kind == "lenstool":
-        model = lensing.read_lenstool(section.path)
-        if abs(model.z_lens - field.z_lens) > 5e-3:
-            raise InputError(
-                f"lens.path: {section.path} is a lens at z = {model.z_lens:g}, but field.z_lens is "
-                f"{field.z_lens:g}; correct one of them"
-            )
-        return lambda grid: model.kappa(grid, field.z_source)
-    redshifts: dict[str, Any] = {"z_lens": section.z_lens, "z_source": section.z_source}
-    if kind == "kappa":
-        stored = lensing.open_kappa(section.path, **redshifts)
-    else:
-        assert section.path_y is not None
-        stored = lensing.open_deflection(section.path, section.path_y, **redshifts)
-    if "z_source" not in stored.attrs:
-        raise InputError(
-            f"lens.path: {section.path} does not say for which source redshift it holds; give "
-            "lens.z_source"
-        )
-    kappa = lensing.rescale(stored, field.z_source, field=field)
-    return lambda grid: lensing.on_grid(kappa, grid, outside=section.outside)

@@ -7,10 +7,10 @@ from typing import Any
 
 import xarray as xr
 
-from gcdask import density, mosaic, report, storage
+from gcdask import catalog, lensing, mosaic, report, storage
 from gcdask.config import Config
 from gcdask.errors import InputError
-from gcdask.pipeline import figures, results, science
+from gcdask.pipeline import evidence, figures, results, science
 from gcdask.pipeline.inputs import Inputs
 from gcdask.pipeline.runner import Runner
 from gcdask.pipeline.science import Found, Scene
@@ -19,6 +19,7 @@ from gcdask.pipeline.truth import evaluate
 from gcdask.pipeline.versions import Version, now
 
 SMOOTH = "smooth"  # group of maps.zarr
+MAGNIFIED = "magnified.parquet"
 
 
 # -- measurements --------------------------------------------------------------------------------
@@ -34,9 +35,9 @@ def measure(
     """Write the smooth maps, then all numbers, tables, figures and the report."""
     settings = config.deciding()
     maps = science.density_maps(scene)
-    if inputs.kappa is not None:
-        maps["kappa"] = inputs.kappa(scene.coarse)
-    lens, field = [settings["lens"], work.states("lens")], settings["field"]
+    if inputs.lens is not None:
+        maps["kappa"] = inputs.lens.kappa(scene.coarse)
+    lens, field = _kappa_depends(settings, work), settings["field"]
     made = work.stage(
         "maps",
         [depends["sources"], settings["density"], lens, field, settings["catalog"],
@@ -48,15 +49,24 @@ def measure(
     files = _fits_of(config, found, maps)
     fits = [made["fingerprint"], depends["fields"], list(files)]
     work.stage("fits", fits, files, lambda: _write_fits(files, work, runner), runner)
-    sections = ("compare", "profiles", "mass", "output", "name", "reference", "mosaic")
+    sections = ("lens", "compare", "profiles", "mass", "luminosity", "magnification", "output",
+                "name", "reference", "mosaic")  # fmt: skip
     work.stage(
         "results",
-        [made["fingerprint"], depends, {k: settings[k] for k in sections}, lens,
-         work.states("mosaic", "truth")],
-        ["results.json", "profiles.ecsv", "boxes.ecsv", "figures", "report.html"],
+        [made["fingerprint"], depends, {k: settings[k] for k in sections},
+         work.states("mosaic", "truth", "lens", "magnification")],
+        ["results.json", "profiles.ecsv", "boxes.ecsv", MAGNIFIED, "figures", "report.html"],
         lambda: _numbers(scene, inputs, found, list(maps), work, runner),
         runner,
     )  # fmt: skip
+
+
+def _kappa_depends(settings: dict[str, Any], work: Version) -> list[Any]:
+    """What decides the map of convergence: not the images, curves and other models."""
+    section, states = settings["lens"], work.states("lens")
+    beside = ("images", "others", "critical")
+    own = {k: v for k, v in (section or {}).items() if k not in beside}
+    return [own, {k: v for k, v in states.items() if k.split(".")[1] not in beside}]
 
 
 def _maps(
@@ -99,24 +109,44 @@ def _measure(scene: Scene, inputs: Inputs, names: list[str], work: Version, runn
         "counts": science.count_profiles(scene, science.annuli(scene)),
         "inner": science.count_profiles(scene, science.slope_annuli(scene)),
         "maps": science.map_profiles(scene, kappa, stored),
+        "more": evidence.more_counts(scene),
     }
     if kappa is not None:
-        assert inputs.kappa is not None
-        blocks = runner.compute("tracers", science.tracer_blocks(kappa, scene.where))
-        points, d = science.tracers(blocks), scene.config.density
-        if not len(points):
+        assert inputs.lens is not None
+        if not runner.compute("tracers", (science.compared(scene, kappa) > 0).any()):
             raise InputError(
                 "the lens model has no positive convergence where the field is compared; check "
                 "lens.path, field.center and compare.radius"
             )
-        smooth = density.density_map(points, scene.coarse, d.alpha, d.softening, weights="weight")
-        lazy |= science.comparison(scene, kappa, rho, smooth)
-        lazy["mass"] = science.masses(scene, inputs.kappa)
+        lazy |= science.comparison(scene, kappa, rho, science.smooth_density(scene, kappa))
+        lazy["mass"] = science.masses(scene, inputs.lens.kappa)
         lazy["source_coverage"] = science.source_coverage(scene)
+        lazy |= evidence.first(scene, kappa, evidence.light_map(scene, kappa))
     measured = runner.compute("compare", lazy)
-    corrected = science.corrected(scene, measured["counts"], measured["inner"])
-    corrected = runner.compute("profiles", corrected)
-    return {**measured, **corrected}
+    lensed = evidence.magnified(scene, inputs.lens.model if inputs.lens is not None else None)
+    corrected = science.corrected(scene, measured["counts"], measured["inner"], lensed)
+    corrected |= evidence.outskirts(scene, measured["more"], corrected["contamination"], lensed)
+    corrected |= evidence.luminosities(scene)
+    measured |= runner.compute("profiles", corrected)
+    if kappa is not None:
+        measured |= runner.compute("evidence", evidence.second(scene, kappa, rho, measured))
+    if inputs.lens is not None:
+        with runner.stage("lens"):
+            measured |= evidence.lens_checks(scene, inputs.lens)
+    return measured
+
+
+def _magnify(config: Config, inputs: Inputs, work: Version, runner: Runner) -> None:
+    """Write the catalogue of sources behind the lens with their magnifications."""
+    section, lens = config.magnification, inputs.lens
+    if section is None or lens is None or lens.model is None:
+        return
+    models = lens.models if lens.others else lens.model
+    with runner.stage("magnification"):
+        table = lensing.add_magnification(
+            lens.behind, models, section.z_source, per_model=bool(lens.others)
+        )
+        catalog.write(table, work.path(MAGNIFIED), overwrite=True)
 
 
 # -- shown ---------------------------------------------------------------------------------------
@@ -125,6 +155,7 @@ def _numbers(
 ) -> None:
     """Measure, and write ``results.json``, tables, FITS, figures and the report."""
     measured = _measure(scene, inputs, maps, work, runner)
+    _magnify(scene.config, inputs, work, runner)
     numbers = results.numbers(scene, found, measured)
     numbers["notes"] += _damage(found)
     storage.write_json(work.path("results.json"), numbers)

@@ -141,5 +141,5 @@ def _smooth_tasks(config: Config, inputs: Inputs) -> int:
     if inputs.catalog is not None:
         factor = 1
     cells = [-(-n // (factor * 1024)) for n in inputs.grid.shape]
-    maps = 1 + len(config.density.alphas) + (inputs.kappa is not None)
+    maps = 1 + len(config.density.alphas) + (inputs.lens is not None)
     return int(np.prod(cells)) * maps * 6

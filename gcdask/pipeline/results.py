@@ -13,7 +13,9 @@ from astropy.table import Table
 from gcdask.grid import Grid
 from gcdask.masks import star_table
 from gcdask.pipeline import detection
+from gcdask.pipeline import numbers as more
 from gcdask.pipeline.identity import plain
+from gcdask.pipeline.numbers import evidence_numbers, more_beta, number, plateau, poisson_law
 from gcdask.pipeline.science import Found, Scene
 
 #: Units of the entries of ``results.json`` by dotted name; what is not here is a pure number. A
@@ -76,7 +78,7 @@ def numbers(scene: Scene, found: Found, measured: dict[str, Any]) -> dict[str, A
     if inpainted:
         tree["inpainting"] = {k: v for k, v in inpainted.items() if k != "n"}
     if "beta" in measured:
-        tree["beta"] = beta_numbers(measured["beta"], measured["floor"])
+        tree["beta"] = beta_numbers(measured["beta"], measured["floor"]) | more_beta(measured)
         c = measured["correlation"]
         tree["correlation"] = {
             "pearson_log": number(c["pearson"]),
@@ -84,8 +86,10 @@ def numbers(scene: Scene, found: Found, measured: dict[str, Any]) -> dict[str, A
             "n_pixels": number(c["n_pixels"]),
         }
         tree["relation"] = relation_numbers(measured["relation"], measured["boxes"])
+        tree["relation"]["poisson"] = poisson_law(measured["law"])
         tree["mass"] = mass_numbers(measured["mass"], measured["source_coverage"])
-    tree["profile"] = profile_numbers(measured, scene)
+    tree["profile"] = profile_numbers(measured, scene) | plateau(measured)
+    tree |= evidence_numbers(measured)
     tree["units"] = units_of(scene.config.density.alpha)
     tree = plain(tree)
     tree["notes"] = notes(tree)
@@ -111,12 +115,6 @@ def detection_numbers(found: Found, threshold: dict[str, Any]) -> dict[str, Any]
     if others:
         out["noise"]["over_reference"] = noise / detection.typical_noise(others[0])
     return out
-
-
-def number(value: Any) -> Any:
-    """A 0-d result as a plain Python number or string."""
-    content = np.asarray(value)[()]
-    return content.item() if isinstance(content, np.generic) else content
 
 
 def beta_numbers(fit: xr.Dataset, floor: xr.Dataset) -> dict[str, Any]:
@@ -222,8 +220,8 @@ def mass_numbers(
 def units_of(alpha: float) -> dict[str, str]:
     """Units of ``results.json`` by dotted name."""
     mass = {f"mass.{p}{k}": unit for p in ("", "radii.") for k, unit in MASS_UNITS.items()}
-    betas = [*(f"beta.{k}" for k in OF_BETA), "truth.beta", "truth.beta_truth"]
-    return UNITS | mass | dict.fromkeys(betas, f"arcsec{alpha:g}")
+    betas = [f"beta.{k}" for k in (*OF_BETA, *more.OF_BETA)] + ["truth.beta", "truth.beta_truth"]
+    return UNITS | more.UNITS | mass | dict.fromkeys(betas, f"arcsec{alpha:g}")
 
 
 def write_table(data: xr.Dataset, path: Path, about: dict[str, Any]) -> None:
@@ -290,4 +288,4 @@ def notes(tree: dict[str, Any]) -> list[str]:
             "Pixel correlations are high whatever the lens, because neighbouring pixels of rho "
             "share the kernel's sources; compare them with mocks."
         )
-    return out
+    return out + more.notes(tree)

@@ -12,7 +12,6 @@ from dataclasses import field as dataclass_field
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from gcdask import compare, density, profiles, reduce
@@ -22,7 +21,6 @@ from gcdask.masks import Flag
 from gcdask.pipeline.detection import Detected
 
 SLOPE_ANNULI = 12
-FLOOR_POINTS = 40_000  # tracers of kappa for the geometric floor of beta's dispersion
 
 
 @dataclass
@@ -88,20 +86,15 @@ def density_maps(scene: Scene) -> dict[str, xr.DataArray]:
     return maps
 
 
-def tracer_blocks(kappa: xr.DataArray, where: xr.DataArray | None) -> xr.DataArray:
-    """Lazy sums of kappa over blocks of the cells that are compared, at most 40 000 blocks."""
-    factor = max(int(np.ceil(np.sqrt(kappa.size / FLOOR_POINTS))), 1)
-    used = kappa.where(reduce.usable(where, kappa)).fillna(0)
-    blocks = used.coarsen(y=factor, x=factor, boundary="pad").sum()
-    return Grid.of(kappa).coarsen(factor).wrap(blocks.data, "kappa", "")
+def compared(scene: Scene, kappa: xr.DataArray) -> xr.DataArray:
+    """Convergence in the cells that are compared, NaN in others."""
+    return kappa.where(reduce.usable(scene.where, kappa)).assign_attrs(kappa.attrs)
 
 
-def tracers(blocks: xr.DataArray) -> pd.DataFrame:
-    """Noise-free tracers of a convergence map: one point for each block, weighted with kappa."""
-    grid = Grid.of(blocks)
-    ra, dec = grid.sky(*grid.mesh())
-    table = pd.DataFrame({"ra": ra.ravel(), "dec": dec.ravel(), "weight": np.ravel(blocks)})
-    return table[table["weight"] > 0]
+def smooth_density(scene: Scene, kappa: xr.DataArray) -> xr.DataArray:
+    """Give rho of noise-free tracers of `compared` cells: the geometric floor of beta, lazily."""
+    d = scene.config.density
+    return density.smooth_map(compared(scene, kappa), scene.coarse, d.alpha, d.softening)
 
 
 def comparison(
@@ -171,11 +164,15 @@ def count_profiles(scene: Scene, edges: np.ndarray) -> dict[str, xr.Dataset]:
 
 
 def corrected(
-    scene: Scene, counts: dict[str, xr.Dataset], inner: dict[str, xr.Dataset]
+    scene: Scene,
+    counts: dict[str, xr.Dataset],
+    inner: dict[str, xr.Dataset],
+    lensed: dict[str, Any],
 ) -> dict[str, xr.Dataset]:
     """Contamination, the profile after its subtraction, and slopes before and after.
 
-    ``counts`` are profiles in `annuli`, ``inner`` in `slope_annuli`.
+    ``counts`` are profiles in `annuli`, ``inner`` in `slope_annuli`; ``lensed`` are options of
+    `gcdask.profiles.subtract`.
     """
     p, c = scene.config.profiles, scene.config.profiles.contamination
     options: dict[str, Any] = {"method": c.method}
@@ -189,13 +186,15 @@ def corrected(
     elif c.method == "given":
         options |= {"value": c.value, "error": c.error or 0.0}
     level = profiles.contamination(_reached(counts["sources"]), **options)
-    after = profiles.subtract(counts["sources"], level)
+    after = profiles.subtract(counts["sources"], level, **lensed)
     return {
         "contamination": level,
         "profile": after,
         "slope": profiles.fit_slope(inner["sources"], p.slope_range),
         "slope_corrected": profiles.fit_slope(
-            profiles.subtract(inner["sources"], level), p.slope_range, variable="n_corrected"
+            profiles.subtract(inner["sources"], level, **lensed),
+            p.slope_range,
+            variable="n_corrected",
         ),
     }
 

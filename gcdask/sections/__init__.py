@@ -4,6 +4,17 @@
 in the section that holds them all.
 """
 
+from gcdask.sections.comparison import (
+    Compare,
+    Contamination,
+    KernelFit,
+    Lens,
+    Luminosity,
+    Magnification,
+    Mass,
+    Profiles,
+    Transfer,
+)
 from gcdask.sections.execution import (
     Adaptive,
     Cluster,
@@ -26,17 +37,7 @@ from gcdask.sections.inputs import (
     Spikes,
     Star,
 )
-from gcdask.sections.stages import (
-    Compare,
-    Contamination,
-    Density,
-    Detect,
-    Inpaint,
-    Lens,
-    Mass,
-    Noise,
-    Profiles,
-)
+from gcdask.sections.stages import Density, Detect, Inpaint, Noise
 from gcdask.sections.types import (
     Angles,
     Count,
@@ -47,6 +48,7 @@ from gcdask.sections.types import (
     Number,
     Positive,
     Radii,
+    Rising,
     Scalar,
     Section,
     Sky,
@@ -74,10 +76,13 @@ __all__ = [
     "FieldSection",
     "Gateway",
     "Inpaint",
+    "KernelFit",
     "Kubernetes",
     "Lens",
     "Line",
+    "Luminosity",
     "Luminous",
+    "Magnification",
     "Mask",
     "Mass",
     "Memory",
@@ -91,6 +96,7 @@ __all__ = [
     "Profiles",
     "Radii",
     "Reference",
+    "Rising",
     "Scalar",
     "Section",
     "Sky",
@@ -103,6 +109,7 @@ __all__ = [
     "Threshold",
     "Tiles",
     "Tls",
+    "Transfer",
     "Unit",
     "Walltime",
     "option",

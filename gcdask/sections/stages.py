@@ -1,4 +1,4 @@
-"""What a run computes: one section per stage, from the noise map to the masses."""
+"""How sources are found and smoothed: noise, detection, inpainting, density."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from gcdask.sections.types import (
     Natural,
     Number,
     Positive,
-    Radii,
     Section,
     Span,
-    Text,
     Threshold,
     option,
 )
@@ -93,116 +91,3 @@ class Density(Section):
     alphas: tuple[Positive, ...] = option(
         (1.4, 1.8), "other exponents, for comparison in the profiles"
     )
-
-
-class Lens(Section):
-    """The lens model that the sources are compared with."""
-
-    path: Text = Field(description="Lenstool .par file, or FITS of kappa or of the x deflection")
-    kind: Literal["lenstool", "kappa", "deflection"] | None = option(
-        None, "null = from the name (.par: lenstool; path_y given: deflection; kappa)"
-    )
-    path_y: Text | None = option(None, "FITS of the y deflection (arcsec)")
-    z_lens: Positive | None = option(None, "lens redshift of the map; null = from the file")
-    z_source: Positive | None = option(
-        None, "source redshift that the map holds for; null = from the file"
-    )
-    outside: Literal["error", "nan"] = option(
-        "error", "where a map does not cover the field: error, or nan (compare the rest)"
-    )
-
-    @property
-    def resolved_kind(self) -> Literal["lenstool", "kappa", "deflection"]:
-        """`kind`, or what the file's name says."""
-        if self.kind is not None:
-            return self.kind
-        if self.path_y is not None:
-            return "deflection"
-        return "lenstool" if self.path.lower().endswith(".par") else "kappa"
-
-    @model_validator(mode="after")
-    def _check(self) -> Lens:
-        if self.resolved_kind == "deflection" and self.path_y is None:
-            raise mistake("is missing; give the FITS file of the y deflection", "path_y")
-        if self.path_y is not None and self.resolved_kind != "deflection":
-            raise mistake(f"is not used by kind {self.kind}; remove path_y or kind", "path_y")
-        if self.z_lens and self.z_source and self.z_source <= self.z_lens:
-            raise mistake(
-                f"{self.z_source:g} is not behind the lens (z_lens {self.z_lens:g}); "
-                "give a larger z_source",
-                "z_source",
-            )
-        return self
-
-
-class Compare(Section):
-    """Where and how density and convergence are compared."""
-
-    radius: Positive | None = option(
-        None, "compare within this distance of the centre (arcsec); null = everywhere"
-    )
-    sectors: dict[str, Number] = option(
-        {"E": 90.0, "W": 270.0, "S": 180.0, "N": 0.0},
-        "wedges about the centre: NAME: position angle (deg, north through east)",
-    )
-    half_width: Annotated[Number, Field(gt=0, le=180)] = option(
-        45.0, "half the opening of a wedge (deg)"
-    )
-    box: Positive = option(3.0, "side of the boxes of the n-kappa relation (arcsec)")
-    n_range: Span = option((0.67, 5.67), "densities that are fitted [low, high] (arcsec^-2)")
-    jackknife: Positive = option(10.0, "side of the jackknife blocks (arcsec)")
-
-
-class Contamination(Section):
-    """How the density of sources that do not belong to the cluster is found."""
-
-    method: Literal["outer", "reference", "given", "joint"] = option(
-        "outer",
-        "outer (mean beyond r_min), reference (mean of the reference field), given "
-        "(value), joint (fit of a profile plus a constant)",
-    )
-    r_min: Positive | None = option(
-        None, "outer, reference: use radii beyond this (arcsec); null = the outermost"
-    )
-    value: Annotated[Number, Field(ge=0)] | None = option(None, "given: arcsec^-2")
-    error: Annotated[Number, Field(ge=0)] | None = option(None, "given: its error (arcsec^-2)")
-
-    @model_validator(mode="after")
-    def _check(self) -> Contamination:
-        if self.method == "given" and self.value is None:
-            raise mistake("is missing; method given needs a value (arcsec^-2)", "value")
-        for key in ("value", "error"):
-            if self.method != "given" and getattr(self, key) is not None:
-                raise mistake(f"is not used by method {self.method}; use method: given", key)
-        return self
-
-
-class Profiles(Section):
-    """Radial profiles about the centre in logarithmic annuli."""
-
-    r_min: Positive = option(1.0, "inner edge of the first annulus (arcsec)")
-    r_max: Positive | None = option(None, "outer edge (arcsec); null = the farthest corner")
-    n: Annotated[int, Field(strict=True, ge=2)] = option(24, "number of annuli")
-    slope_range: Span = option((13.0, 60.0), "radii of the slope's fit (arcsec)")
-    contamination: Contamination = option(Contamination(), "contaminating sources")
-
-    @model_validator(mode="after")
-    def _check(self) -> Profiles:
-        if self.r_max is not None and self.r_max <= self.r_min:
-            raise mistake(
-                f"{self.r_max:g} is not beyond r_min ({self.r_min:g}); give a larger one", "r_max"
-            )
-        if self.r_max is not None and self.slope_range[0] >= self.r_max:
-            raise mistake(
-                f"{list(self.slope_range)} starts beyond r_max ({self.r_max:g}); "
-                "give smaller radii or a larger r_max",
-                "slope_range",
-            )
-        return self
-
-
-class Mass(Section):
-    """Masses within apertures."""
-
-    radius: Radii = option((60.0,), "radius or radii of the apertures (arcsec)")
-    radius_kpc: Radii | None = option(None, "more radii, in kpc at the lens")

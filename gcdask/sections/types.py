@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -15,6 +16,12 @@ def _increasing(pair: tuple[float, float]) -> tuple[float, float]:
     if not pair[0] < pair[1]:
         raise mistake("is not increasing; give [smaller, larger]")
     return pair
+
+
+def _rising(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) < 3 or any(a >= b for a, b in pairwise(values)):
+        raise mistake("is not three or more increasing numbers; give e.g. [1.2, 1.6, 2.0]")
+    return values
 
 
 def _sky(center: tuple[float, float]) -> tuple[float, float]:
@@ -117,6 +124,7 @@ Scalar = Annotated[
     BeforeValidator(_scalar, json_schema_input_type=str | int | float | bool),
 ]
 Memory = Annotated[str, BeforeValidator(_memory, json_schema_input_type=str)]
+Rising = Annotated[tuple[Positive, ...], AfterValidator(_rising)]
 Span = Annotated[tuple[Positive, Positive], AfterValidator(_increasing)]
 Sky = Annotated[tuple[Number, Number], AfterValidator(_sky)]
 Radii = Annotated[
