@@ -7,8 +7,16 @@ from gcdask._version import __version__
 from gcdask.errors import GcdaskError, InputError
 
 if TYPE_CHECKING:
-    from gcdask import catalog, lensing, simulate
-    from gcdask.compare import box_relation, fit_beta, fit_power_law
+    from gcdask import catalog, compare, density, lensing, luminosity, profiles, simulate
+    from gcdask.compare import (
+        box_relation,
+        fit_beta,
+        fit_kernel,
+        fit_power_law,
+        fit_tracer_power,
+        poisson_loglike,
+        predict_kappa,
+    )
     from gcdask.density import density_map, inpaint
     from gcdask.detect import auto_threshold, detect_peaks, detection_map, highpass, noise_map
     from gcdask.grid import Field, Grid
@@ -26,26 +34,42 @@ __all__ = [
     "box_relation",
     "build_mask",
     "catalog",
+    "compare",
+    "density",
     "density_map",
     "detect_peaks",
     "detection_map",
     "fit_beta",
+    "fit_kernel",
     "fit_power_law",
+    "fit_tracer_power",
     "highpass",
     "ingest",
     "inpaint",
     "lensing",
+    "luminosity",
     "noise_map",
     "open_mosaic",
+    "poisson_loglike",
+    "predict_kappa",
+    "profiles",
     "radial_profile",
     "simulate",
     "write_map",
 ]
 
 # Imported when first used: `gcdask --help` must not wait for the scientific stack.
-_MODULES = ("catalog", "lensing", "simulate")
+_MODULES = ("catalog", "compare", "density", "lensing", "luminosity", "profiles", "simulate")
 _HOME = {
-    "compare": ("box_relation", "fit_beta", "fit_power_law"),
+    "compare": (
+        "box_relation",
+        "fit_beta",
+        "fit_kernel",
+        "fit_power_law",
+        "fit_tracer_power",
+        "poisson_loglike",
+        "predict_kappa",
+    ),
     "density": ("density_map", "inpaint"),
     "detect": ("auto_threshold", "detect_peaks", "detection_map", "highpass", "noise_map"),
     "grid": ("Field", "Grid"),
