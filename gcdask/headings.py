@@ -36,7 +36,6 @@ HEADLINES = [
     ("correlation.pearson_log", "Pearson r of log κ, log ρ"),
     ("relation.b", "b of ⟨κ⟩ = a nᵇ"),
     ("tracer.g", "g of n ∝ κᵍ"),
-    ("kernel.alpha", "best α of the kernel"),
     ("profile.slope", "slope of the profile"),
     ("profile.contamination_arcsec2", "contamination"),
     ("mass.msun", "mass within {mass.within_arcsec}"),
