@@ -1,11 +1,16 @@
-"""What all tests share: the real data, and a guard against computing while a graph is built."""
+"""What tests share: the real data, the demo, a guard against computing while a graph is built."""
 
 import contextlib
+import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask
 import pytest
+from clusters import local_cluster
+
+from gcdask import cli
 
 
 def shared_folder():
@@ -21,6 +26,36 @@ def shared_folder():
 def shared_data():
     """`shared_folder` as a fixture."""
     return shared_folder()
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What `gcdask demo` left in its folder ``out`` and said; ``mosaic`` is that of its mock."""
+
+    out: Path
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def mosaic(self) -> Path:
+        return self.out / "input" / "field.zarr"
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """`gcdask demo` as a user types it: once for all tests that want a mock or a whole run."""
+    folder, out, err = tmp_path_factory.mktemp("shared") / "demo", io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(["demo", "--out", str(folder)])
+    return Demo(folder, code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """Certificates of an authority that no running cluster of ours has."""
+    with local_cluster(tmp_path_factory.mktemp("certificates"), workers=1, tls=True) as started:
+        return started.tls
 
 
 @contextlib.contextmanager

@@ -189,11 +189,11 @@ def children(pid):
 @pytest.mark.parametrize(
     ("number", "moment", "group", "twice"),
     [
-        (signal.SIGTERM, "survey tiny 0/", False, False),
-        (signal.SIGTERM, "survey tiny 0/", True, True),  # as systemd does
-        (signal.SIGTERM, "catalogue", False, True),
+        pytest.param(signal.SIGTERM, "survey tiny 0/", False, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "survey tiny 0/", True, True, marks=pytest.mark.slow),
+        (signal.SIGTERM, "catalogue", False, True),  # as kill does
         (signal.SIGINT, "survey tiny 0/", True, True),  # as a terminal does
-        (signal.SIGINT, "inpaint 0/", False, False),
+        pytest.param(signal.SIGINT, "inpaint 0/", False, False, marks=pytest.mark.slow),
         (signal.SIGHUP, "detect tiny 0/", True, False),  # as a terminal does that is closed
     ],
 )

@@ -35,13 +35,6 @@ def encrypted(tmp_path_factory):
         yield started
 
 
-@pytest.fixture(scope="module")
-def strangers(tmp_path_factory):
-    """Certificates of another authority."""
-    with local_cluster(tmp_path_factory.mktemp("other"), workers=1, tls=True) as started:
-        return started.tls
-
-
 def refused(seconds=8, needs=(), **settings):
     """The one line of a refusal, which comes soon."""
     start = time.monotonic()
@@ -117,8 +110,8 @@ def test_a_client_without_certificate_is_told_so(encrypted):
 
 
 @pytest.mark.parametrize("theirs", [("ca",), ("cert", "key"), ("ca", "cert", "key")])
-def test_certificates_of_another_authority_are_refused(encrypted, strangers, theirs):
-    mixed = {**encrypted.tls, **{key: strangers[key] for key in theirs}}
+def test_certificates_of_another_authority_are_refused(encrypted, certificates, theirs):
+    mixed = {**encrypted.tls, **{key: certificates[key] for key in theirs}}
     said = refused(scheduler=encrypted.address, tls=mixed)
     assert "do not trust each other" in said
     assert "cluster.tls" in said
@@ -129,12 +122,12 @@ def test_encryption_that_dasks_settings_demand_is_not_dropped(running):
         assert "encryption required" in refused(scheduler=running.address)
 
 
-def test_files_that_are_no_certificates_are_refused(encrypted, strangers, tmp_path, caplog):
+def test_files_that_are_no_certificates_are_refused(encrypted, certificates, tmp_path, caplog):
     def told(**changes):
         return refused(scheduler=encrypted.address, tls={**encrypted.tls, **changes})
 
     assert "cluster.tls.key: /nowhere does not exist" in told(key="/nowhere")
-    assert "KEY_VALUES_MISMATCH" in told(key=strangers["key"])
+    assert "KEY_VALUES_MISMATCH" in told(key=certificates["key"])
     (tmp_path / "empty.pem").write_text("")
     assert "no certificates in" in told(ca=str(tmp_path / "empty.pem"))
     shared = tmp_path / "key.pem"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from clusters import is_alive, local_cluster
+from clusters import is_alive
 
 from gcdask import cluster
 from gcdask.cluster.batch import job_options
@@ -77,12 +77,6 @@ def _who(k):
     time.sleep(0.1)
     settings = os.environ["OMP_NUM_THREADS"], os.environ.get("MODULE"), cv2.getNumThreads()
     return os.getpid(), settings
-
-
-@pytest.fixture
-def certificates(tmp_path):
-    with local_cluster(tmp_path / "certificates", workers=1, tls=True) as started:
-        return started.tls
 
 
 def test_jobs_are_submitted_used_and_cancelled(queue, tmp_path, certificates):

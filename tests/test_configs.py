@@ -1,10 +1,12 @@
 """The shipped configurations on what they are for: SMACS0723 as it is, AS1063 on a mock pair."""
 
+import shutil
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from gcdask import cli, mosaic, pipeline, simulate, storage
+from gcdask import cli, mosaic, pipeline, storage
 from gcdask.config import load
 
 QUIET = "output={fits: false, figures: false, report: false}"
@@ -48,22 +50,19 @@ def test_smacs0723_meets_the_published_numbers(root, shared_data, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def modules(tmp_path_factory):
-    """A pair of small modules as FITS files per band, as a user has them, with DS9 regions."""
+def modules(demo, tmp_path_factory):
+    """The demo's pair of modules as FITS files per band, as a user has them, with DS9 regions."""
     folder = tmp_path_factory.mktemp("modules")
-    mock = simulate.as1063("small", seed=5)
-    for module, name in enumerate("ab"):
-        opened = mock.mosaic(module, chunks=1024)
+    for name, store in (("a", demo.mosaic), ("b", demo.mosaic.with_name("field_module2.zarr"))):
+        opened = mosaic.open_mosaic(store)
         for band in opened["band"].values:
             image = opened["sci"].sel(band=band).drop_vars("band")
             mosaic.write_map(image, folder / f"glimpse_{name}_{band.lower()}.fits")
-        ra, dec = mock.grid(module).sky(*mock.grid(module).center)
+        ra, dec = opened.gc.grid.sky(*opened.gc.grid.center)
         (folder / f"glimpse_{name}.reg").write_text(
             f'# Region file format: DS9\nfk5\ncircle({ra:.6f},{dec:.6f},2.0")\n'
         )
-    from gcdask.lensing import write_lenstool
-
-    write_lenstool(mock.lens, folder / "cats_gold_best.par")
+    shutil.copy(demo.mosaic.with_name("field_lens.par"), folder / "cats_gold_best.par")
     return folder
 
 

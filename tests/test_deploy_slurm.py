@@ -215,7 +215,7 @@ def write_image(path, side=768):
 def test_a_real_run_continues_after_the_time_limit(job):
     write_image(job.folder / "a.fits")
     (job.folder / "field.yaml").write_text(CONFIG)
-    started = job.start("field.yaml", "out", venv=sys.prefix)
+    started = job.start("field.yaml", "out", venv=sys.prefix, SLURM_NTASKS="2")
     out = job.folder / "out"
     job.await_(lambda: list(out.glob("runs/*")))
     private = next(job.folder.glob(f".gcdask-{JOB}-*"))
@@ -228,7 +228,9 @@ def test_a_real_run_continues_after_the_time_limit(job):
     assert job.left() == []
     assert not (out / "latest.json").exists()
 
-    again = job.start("field.yaml", "out", venv=sys.prefix, SLURM_RESTART_COUNT="1")
+    again = job.start(
+        "field.yaml", "out", venv=sys.prefix, SLURM_NTASKS="2", SLURM_RESTART_COUNT="1"
+    )
     assert again.wait(300) == 0, (job.folder / "log").read_text()
     assert job.left() == []
     assert pipeline.status(str(out)).plain

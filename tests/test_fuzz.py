@@ -30,6 +30,7 @@ FUZZ = settings(
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )
+FAR = settings(FUZZ, derandomize=False, max_examples=2000)  # others each time
 
 
 class Hang(BaseException):
@@ -220,14 +221,25 @@ def test_the_fields_that_are_fuzzed_are_good_ones(field):
         path.unlink()
 
 
-@settings(FUZZ, max_examples=400)
-@given(text=configurations())
-def test_configurations(field, text):
+def holds_of_configuration(field, text):
     path = field / "fuzzed.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     before = contents(field.parent)
     holds("run", path, "--dry-run")
     assert contents(field.parent) == before
+
+
+@settings(FUZZ, max_examples=150)
+@given(text=configurations())
+def test_configurations(field, text):
+    holds_of_configuration(field, text)
+
+
+@pytest.mark.slow
+@FAR
+@given(text=configurations())
+def test_many_more_configurations(field, text):
+    holds_of_configuration(field, text)
 
 
 KEYS = ["mosaic.path", "mosaic", "detect.threshold", "tiles.size", "mask.regions", "lens.path",
@@ -337,10 +349,7 @@ def _is_card(text):
     return bool(name) and set(name) <= set(string.ascii_uppercase + string.digits + "-_")
 
 
-@settings(FUZZ, max_examples=200)
-@given(content=files())
-def test_fits_headers(tmp_path_factory, content):
-    folder = tmp_path_factory.mktemp("fits")
+def holds_of_file(folder, content):
     path, store = folder / "a.fits", folder / "m.zarr"
     path.write_bytes(content)
     holds("inspect", path)
@@ -349,3 +358,16 @@ def test_fits_headers(tmp_path_factory, content):
     assert {p.name for p in folder.iterdir()} <= {"a.fits", "m.zarr"}
     with bounded(), contextlib.suppress(InputError):
         open_mosaic(path).sci[0, :9, :9].compute(scheduler="sync")
+
+
+@settings(FUZZ, max_examples=80)
+@given(content=files())
+def test_fits_headers(tmp_path_factory, content):
+    holds_of_file(tmp_path_factory.mktemp("fits"), content)
+
+
+@pytest.mark.slow
+@FAR
+@given(content=files())
+def test_many_more_fits_headers(tmp_path_factory, content):
+    holds_of_file(tmp_path_factory.mktemp("fits"), content)

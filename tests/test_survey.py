@@ -14,11 +14,12 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 from scipy.stats import median_abs_deviation
 
-from gcdask import masks, simulate
+from gcdask import masks
 from gcdask.grid import Grid
 from gcdask.kernels import highpass as hp
 from gcdask.kernels import render
 from gcdask.kernels.noise import interpolate_cells, robust_sigma, sigma_around
+from gcdask.mosaic import open_mosaic
 from gcdask.simulate.psf import make_psf
 from gcdask.survey import FILTERS, SurveyPlan, combine, survey_window
 from gcdask.tiles import tile_grid
@@ -265,11 +266,11 @@ def test_a_bright_galaxy_is_a_candidate_but_no_star():
     assert (at["contrast"] < 6).all()
 
 
-def test_stars_of_the_mock_are_found_and_nothing_else():
-    mock = simulate.as1063("small", bands=("F150W", "F200W"))
-    image = masks.band_sum(mock.mosaic(chunks=1024)).values
+def test_stars_of_the_mock_are_found_and_nothing_else(demo):
+    image = masks.band_sum(open_mosaic(demo.mosaic), ["F150W", "F200W"]).values
     found = survey(image)
-    truth = mock.truth[(mock.truth["class"] == "star") & (mock.truth["module"] == 1)]
+    truth = pd.read_parquet(demo.mosaic.with_name("field_truth.parquet"))
+    truth = truth[(truth["class"] == "star") & (truth["module"] == 1)]
     stars = found.stars[found.stars["contrast"] >= masks.Spikes().contrast]
     assert len(stars) == len(truth) == 7
     apart = np.hypot(
