@@ -22,7 +22,7 @@ profiles:
   n: 8
   outer_range: [20, 55]
   contamination: {method: given, value: 0.3, count_slope: 0.2}
-luminosity: {mag: mag, edges: [28, 31], limit: 30.5}
+luminosity: {mag: mag, edges: [28, 31], limit: 30.5, completeness: [[28, 1.0], [31, 0.9]]}
 magnification: {path: behind.csv, z_source: 2.0}
 mass: {radius: [20]}
 """
@@ -138,6 +138,7 @@ def test_images_and_other_models_do_not_redo_the_maps(done, given, caplog):
         ("compare.mocks=1", "compare.mocks.*1 shows no scatter"),
         ("compare.kernel.alphas=[2, 1, 3]", "compare.kernel.alphas.*increasing"),
         ("luminosity.flux=mag", "either flux or mag"),
+        ("luminosity.completeness=[[27, 1], [29, 1.2]]", "completeness.*shares from 0 to 1"),
         ("luminosity.edges=[24, 24.3]", "luminosity.edges.*fewer than three bins"),
         ("magnification.path=nothing.csv", "magnification.path: .*does not exist"),
     ],

@@ -241,8 +241,9 @@ def luminosities(scene: Scene) -> dict[str, xr.Dataset]:
         radius = scene.config.catalog.radius
         area = {} if radius is None else {"area": math.pi * radius**2}
     function = luminosity.luminosity_function(
-        scene.detected, edges, **column, **area, contamination=reference, field=scene.field
-    )
+        scene.detected, edges, **column, **area, contamination=reference, field=scene.field,
+        completeness=tuple(zip(*section.completeness, strict=True)) or None,
+    )  # fmt: skip
     modulus = float(scene.field.cosmology.distmod(scene.field.z_lens).value) + section.offset
     turnover = None if section.turnover is None else section.turnover + modulus
     fit = luminosity.fit_gclf(

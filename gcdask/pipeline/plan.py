@@ -118,6 +118,7 @@ def _later(config: Config, inputs: Inputs) -> list[tuple[str, str]]:
         c = config.compare
         rows.append(("compare", f"{config.lens.path}: beta by {len(c.sectors)} sectors, boxes of "
                      f"{c.box:g} arcsec, masses"))  # fmt: skip
+        rows.append(("evidence", ", ".join(_evidence(c)) or "none asked for"))
     else:
         rows.append(("compare", "no lens model: skipped"))
     p = config.profiles
@@ -125,6 +126,20 @@ def _later(config: Config, inputs: Inputs) -> list[tuple[str, str]]:
     shown = [k for k in ("fits", "figures", "report") if getattr(config.output, k)]
     rows.append(("output", ", ".join(["results.json", "tables", *shown])))
     return rows
+
+
+def _evidence(compare: Any) -> list[str]:
+    """What the comparison is tested by, in words."""
+    kernel = compare.kernel
+    scan = f"{len(kernel.alphas)} x {len(kernel.softenings)} kernels" if kernel else ""
+    asked = {
+        "likelihoods of maps": compare.likelihood,
+        f"{compare.bootstrap} bootstraps": compare.bootstrap,
+        f"{compare.mocks} mocks": compare.mocks,
+        scan: kernel,
+        "transfer test": compare.transfer,
+    }
+    return [text for text, wanted in asked.items() if wanted]
 
 
 def _smooth_memory(grid: Grid) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -189,6 +190,9 @@ class Luminosity(Section):
     edges: tuple[Number, Number] = option((24.0, 31.0), "brightest and faintest magnitude")
     width: Positive = option(0.25, "width of a bin (mag)")
     limit: Number | None = option(None, "magnitude to which the catalogue is complete; null = edge")
+    completeness: tuple[tuple[Number, Number], ...] = option(
+        (), "share of sources found, as pairs [magnitude, share]; none = all are"
+    )
     offset: Number = option(
         0.0, "absolute V magnitude = magnitude - distance modulus - offset (K correction, colour)"
     )
@@ -198,6 +202,15 @@ class Luminosity(Section):
     def _check(self) -> Luminosity:
         if (self.flux is None) == (self.mag is None):
             raise mistake("needs either flux or mag; name one column of the catalogue")
+        shares = [share for _, share in self.completeness]
+        if any(a >= b for a, b in pairwise(m for m, _ in self.completeness)) or not all(
+            0 <= share <= 1 for share in shares
+        ):
+            raise mistake(
+                "is no table of increasing magnitudes and shares from 0 to 1; give e.g. "
+                "[[27, 1.0], [29, 0.5]]",
+                "completeness",
+            )
         if not self.edges[0] + 3 * self.width <= self.edges[1]:
             raise mistake(
                 f"{list(self.edges)} holds fewer than three bins of {self.width:g} mag; give "
