@@ -129,6 +129,8 @@ class Config(Section):
             raise mistake("needs a mosaic and a lens to compare with; remove it", "truth")
         if self.magnification is not None and self.lens is None:
             raise mistake("needs a lens; add the section lens, or remove it", "magnification")
+        if self.profiles.contamination.count_slope is not None and self.lens is None:
+            raise mistake("needs a lens; remove it", "profiles.contamination.count_slope")
         if self.output.report and not self.output.figures:
             raise mistake("true needs figures; set output.figures: true too", "output.report")
         return self

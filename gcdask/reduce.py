@@ -137,7 +137,10 @@ def apply(function: Callable[..., Any], **inputs: Any) -> da.Array:
 
 def is_lazy(*objects: Any) -> bool:
     """Whether any of the maps, tables or catalogues waits to be computed."""
-    held = (o.data if isinstance(o, xr.DataArray) else o for o in objects)
+    held: list[Any] = []
+    for o in objects:
+        arrays = o.variables.values() if isinstance(o, xr.Dataset) else [o]
+        held += [a.data if isinstance(a, xr.DataArray | xr.Variable) else a for a in arrays]
     return any(
         bool(getattr(o, "chunks", None)) or (hasattr(o, "npartitions") and hasattr(o, "dask"))
         for o in held

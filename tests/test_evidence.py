@@ -177,3 +177,34 @@ def test_a_deflection_map_serves_as_a_lens(given, tmp_path):
     assert found["images"][0]["source_rms"] < 0.05
     ring = lens.einstein_radius(2.0)
     assert found["critical"][0]["theta_e"] == pytest.approx(float(ring["theta_e"]), rel=0.01)
+
+
+def test_no_source_is_missed_where_none_was_looked_for(given, tmp_path):
+    """A uniform catalogue cut at a radius does not follow kappa, though it ends in the middle."""
+    lens = lensing.read_lenstool(given / "lens.par")
+    grid = Grid.tangent(lens.center, (240, 240), 0.5)
+    uniform = density.draw_sources(grid.wrap(np.full(grid.shape, 1.0), "rate", "arcsec-2"), 7)
+    catalog.write(uniform.compute(), tmp_path / "uniform.parquet")
+    cut = f"catalog={{path: {tmp_path}/uniform.parquet, size: 119, pixel: 0.5, radius: 25}}"
+    quick = [
+        "compare={bootstrap: 0, mocks: 0}",
+        "profiles.contamination={method: outer}",
+        *("luminosity=null", "magnification=null", "lens.images=null", "lens.critical=[]"),
+    ]
+    result = pipeline.run(load(given / "run.yaml", [cut, *quick]), tmp_path / "out").results
+    assert result["likelihood"]["area"] == pytest.approx(np.pi * 25**2, rel=0.01)
+    gain = {m["name"]: m["dlnL"] for m in result["likelihood"]["maps"]}
+    assert gain["kappa"] < 0
+    assert abs(result["tracer"]["g"]) < 0.3
+    assert result["relation"]["n_boxes_unmasked"] == pytest.approx(np.pi * 25**2 / 9, rel=0.1)
+
+
+def test_an_unconstrained_contamination_does_not_end_a_run(given, tmp_path):
+    few = "catalog={path: clusters.parquet, size: 20, pixel: 0.4, radius: 2}"
+    joint = ["profiles.contamination={method: joint}", "luminosity=null", "magnification=null",
+             "compare={bootstrap: 0, mocks: 2}", "lens.images=null"]  # fmt: skip
+    few = few.replace("clusters.parquet", str(given / "clusters.parquet"))
+    result = pipeline.run(load(given / "run.yaml", [few, *joint]), tmp_path / "out").results
+    assert result["profile"]["contamination_status"].startswith("unconstrained")
+    assert result["profile"]["contamination_arcsec2"] is None
+    assert np.isfinite(result["beta"]["value"])

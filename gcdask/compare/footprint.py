@@ -77,9 +77,10 @@ def footprint(
     grid = Grid.of(like)
     for name, image in given.items():
         check_pixels(image, grid, name, first, remedy=REMEDY)
+    seen = None
     if exposure is not None:
         _check_exposure(exposure, grid, first)
-        given["exposure"] = as_map(exposure, "exposure")
+        seen = as_map(exposure, "exposure")
     good = reduce.unmasked(_nothing(like) if mask is None else mask)
     factor = reduce.ratio(Grid.of(good), grid)
     reduce.fraction(good, grid, "mask")  # raises where the grids do not fit
@@ -89,20 +90,20 @@ def footprint(
         rows, columns = _reach(grid, center, radius)
         cut = {"y": rows, "x": columns}
         given = {name: image.isel(cut) for name, image in given.items()}
+        seen = None if seen is None else seen.isel(cut)
         use, good = use.isel(cut), good.isel({k: _finer(s, factor) for k, s in cut.items()})
         grid = Grid.of(use)
     share = reduce.fraction(good, grid, "mask")
     keep = use.data.rechunk(share.chunks)
     if radius is not None:
         keep = keep & _disk(grid, share.chunks, center, radius)
-    data = {name: image.data.rechunk(share.chunks) for name, image in given.items()}
     # a product with True keeps the type: bool stays bool
     return Footprint(
         grid,
         share * keep,
-        data.pop("exposure", None),
+        None if seen is None else seen.data.rechunk(share.chunks),
         _found(catalog, good, factor),
-        (*data.values(),),
+        tuple(image.data.rechunk(share.chunks) for image in given.values()),
     )
 
 

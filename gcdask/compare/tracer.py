@@ -113,8 +113,8 @@ def fit_tracer_power(
         ``n_blocks``; by ``bin`` of kappa ``bin_kappa``, ``bin_counts``, ``bin_area``,
         ``bin_density`` and its Poisson
         error. ``status`` is empty if all is well and begins with "unconstrained" if g (then NaN,
-        or with an error above 1) or the contamination cannot be told (then it is 0, and its error
-        that of the Fisher matrix there).
+        or with an error above 1) or the contamination cannot be told; where the latter does not
+        differ from 0, g is sound all the same.
 
     Raises
     ------

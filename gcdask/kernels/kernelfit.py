@@ -133,7 +133,9 @@ def kernel_fit(
         See `gcdask.compare.fit_kernel`.
     """
     k, r = profile(kappa, pixels), profile(rho, pixels)
-    usable = np.isfinite(k) & (r > 0).all((0, 1))
+    # the scatter between a few wedges, such as those of a corner of the field, is no error
+    seen = (pixels > 0).sum(-1) >= max(2, pixels.shape[1] / 2)
+    usable = np.isfinite(k) & (r > 0).all((0, 1)) & seen
     shape = r.shape[:2]
     out: Fit = {
         "chi2": np.full(shape, np.nan),
@@ -151,13 +153,14 @@ def kernel_fit(
     out["dof"] = out["n_annuli"] - 1 - free
     if out["dof"] < 1:
         return out | {
-            "status": f"unconstrained: {out['n_annuli']} annuli have pixels and a positive rho, "
-            f"beta and {free} parameters of the kernel need {free + 2}"
+            "status": f"unconstrained: {out['n_annuli']} annuli have pixels in half of their "
+            f"wedges and a positive rho, beta and {free} parameters of the kernel need {free + 2}"
         }
     pilot = Match(k[usable], np.abs(k[usable]) + 1e-300, r[..., usable], (alphas, softenings))
     first = np.unravel_index(np.argmin((pilot.residuals(pilot.rho) ** 2).sum(-1)), shape)
     factor = float(pilot.beta(pilot.rho)[first])
-    sigma = np.fmax(errors_of_annuli(kappa, rho[first], pixels, factor), NOISELESS * np.abs(k))
+    errors = errors_of_annuli(kappa, rho[first], pixels, factor)
+    sigma = np.where(usable, np.maximum(errors, NOISELESS * np.abs(k)), np.nan)
     match = Match(k[usable], sigma[usable], r[..., usable], (alphas, softenings))
     chi2 = (match.residuals(match.rho) ** 2).sum(-1)
     out |= {"chi2": chi2, "beta": match.beta(match.rho), "kappa_sigma": sigma}

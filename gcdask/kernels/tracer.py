@@ -161,6 +161,8 @@ class Law:
                 for s, a in zip(per_source, per_area, strict=True)
             ]
         )
+        if n_blocks < 2:
+            return np.full((n_blocks, self.size), np.nan)
         each = self.information(p)
         total = each @ b.area
         left = np.empty((n_blocks, self.size, self.size))
@@ -168,7 +170,11 @@ class Law:
             for j in range(self.size):
                 share = np.bincount(b.block, each[i, j][b.bin] * area, n_blocks)
                 left[:, i, j] = total[i, j] - share
-        return p[: self.size] - np.linalg.solve(left, score.T[:, :, None])[:, :, 0]
+        try:
+            step = np.linalg.solve(left, score.T[:, :, None])[:, :, 0]
+        except np.linalg.LinAlgError:  # a block holds all that tells a parameter
+            return np.full((n_blocks, self.size), np.nan)
+        return p[: self.size] - step
 
 
 def _blank() -> Fit:
@@ -237,9 +243,9 @@ def fit_power(bins: Bins, contamination: float | None, element: float) -> Fit:
     try:
         p = law.polish(p)
         cov = np.linalg.inv(law.information(p) @ bins.area)
-        left = law.leave_one_out(p)
     except np.linalg.LinAlgError:
         return out | {"status": "unconstrained: the likelihood is flat in g"}
+    left = law.leave_one_out(p)
     spread = jackknife(left)
     amplitude = np.array([1.0, -math.log(bins.pivot)])  # of ln A at kappa = 1
     out |= {
@@ -251,7 +257,8 @@ def fit_power(bins: Bins, contamination: float | None, element: float) -> Fit:
     }
     out["amplitude_error"] = out["amplitude"] * float(jackknife(left[:, :2] @ amplitude))
     if law.free:
-        out["contamination_error"] = spread[2] * law.mean / element
+        level = spread[2] if math.isfinite(spread[2]) else math.sqrt(max(cov[2, 2], 0.0))
+        out["contamination_error"] = level * law.mean / element
         if not out["contamination_error"] < out["contamination"]:
             status = NO_LEVEL
     elif c is not None:

@@ -80,7 +80,7 @@ def luminosity_function(
         If columns, units, bins or tables do not fit.
     """
     edges = _edges(edges)
-    column, zero = _column(catalog, flux, mag, zero_point)
+    column, zero = magnitude_column(catalog, flux, mag, zero_point)
     frame = cat.as_dask(catalog)
     if mask is not None:
         if area is not None:
@@ -119,10 +119,10 @@ def _edges(edges: Any) -> np.ndarray:
     return edges
 
 
-def _column(
+def magnitude_column(
     catalog: Any, flux: str | None, mag: str | None, zero_point: float | None
 ) -> tuple[str, float | None]:
-    """Column of fluxes with their zero point, or of magnitudes with None."""
+    """Column of fluxes with their zero point, or of magnitudes with None, or `InputError`."""
     if (flux is None) == (mag is None):
         raise InputError(
             f"flux = {flux!r}, mag = {mag!r}: name one column, of fluxes or magnitudes"

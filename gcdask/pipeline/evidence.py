@@ -17,23 +17,31 @@ import xarray as xr
 from gcdask import compare, density, lensing, luminosity, profiles, reduce
 from gcdask.grid import Grid
 from gcdask.pipeline.lenses import OpenLens
-from gcdask.pipeline.science import Scene, compared, count_profiles
+from gcdask.pipeline.science import Scene, count_profiles, relation_boxes
 
 POWERS = (1.0, 1.5, 2.0, 2.5)  # of kappa, among the maps that are ranked
 FACTORS = (1, 2, 4, 8)  # by which beta's maps are coarsened
 PLATEAU_ANNULI, OUTER_ANNULI = 24, 8
+MU_MAX = 100.0  # beyond which a contaminant would have to be smaller than it is
 SIMULATIONS = 500  # of counts in boxes
 
 
-def contaminants(scene: Scene, kappa: xr.DataArray, level: float) -> xr.DataArray:
-    """Contaminants per arcsec^2 in the cells where sources were looked for or inpainted."""
-    there = reduce.usable(scene.where, kappa)
+def contaminants(
+    scene: Scene, kappa: xr.DataArray, level: float, lensed: Mapping[str, Any]
+) -> xr.DataArray:
+    """Contaminants per arcsec^2 in the cells where sources were looked for or inpainted.
+
+    ``lensed`` is what `magnified` gives.
+    """
     grid = Grid.of(kappa)
-    uniform = grid.wrap(there * level, "contamination", "arcsec-2")
-    section = scene.config.catalog
-    if section is None or section.radius is None:
-        return uniform
-    return reduce.within_disk(uniform, section.center or scene.field.center, section.radius)
+    there = reduce.usable(scene.where, kappa)
+    if scene.mask is not None and not scene.config.inpaint.iterations:
+        there = there * reduce.fraction(reduce.unmasked(scene.mask), grid, "mask")
+    rate = there * level
+    if lensed:
+        mu = abs(lensed["magnification"].data).clip(max=MU_MAX)
+        rate = rate * mu ** (2.5 * lensed["slope"] - 1)
+    return grid.wrap(rate, "contamination", "arcsec-2")
 
 
 def light_map(scene: Scene, kappa: xr.DataArray) -> xr.DataArray | None:
@@ -47,9 +55,10 @@ def light_map(scene: Scene, kappa: xr.DataArray) -> xr.DataArray | None:
     box = max(round(scene.config.compare.box / scene.coarse.pixel_scale), 1)
     good = scene.mask == 0
     light = scene.light.where(good, 0.0)
+    # floats: padding would make objects of bools
     n, total, squares = (
         m.coarsen(y=cell * box, x=cell * box, boundary="pad").sum().data.astype(float)
-        for m in (good, light, light**2)
+        for m in (good.astype(np.float32), light, light**2)
     )
     number = da.where(n > 0, n, np.nan)
     mean = total / number
@@ -57,8 +66,7 @@ def light_map(scene: Scene, kappa: xr.DataArray) -> xr.DataArray | None:
     floor = da.nanmedian(error.ravel().rechunk(-1), axis=0)
     fine = da.maximum(mean, floor).repeat(box, 0).repeat(box, 1)
     cut = fine[: kappa.shape[0], : kappa.shape[1]].rechunk(kappa.data.chunks)
-    grid = Grid.of(kappa)
-    return compared(scene, grid.wrap(cut, "light", scene.light.attrs["units"]))
+    return Grid.of(kappa).wrap(cut, "light", scene.light.attrs["units"])
 
 
 def first(scene: Scene, kappa: xr.DataArray, light: xr.DataArray | None) -> dict[str, xr.Dataset]:
@@ -71,6 +79,7 @@ def first(scene: Scene, kappa: xr.DataArray, light: xr.DataArray | None) -> dict
         maps["light"] = light
     maps["other sources"] = compare.LeaveOneOut(d.alpha, d.softening)
     options: dict[str, Any] = {**scene.options, "jackknife": c.jackknife}
+    options["where"] = scene.where if scene.mask is None else None
     return {
         "likelihood": compare.poisson_loglike(scene.detected, maps, scene.mask, **options),
         "tracer": compare.fit_tracer_power(
@@ -80,12 +89,16 @@ def first(scene: Scene, kappa: xr.DataArray, light: xr.DataArray | None) -> dict
 
 
 def second(
-    scene: Scene, kappa: xr.DataArray, rho: xr.DataArray, measured: Mapping[str, Any]
+    scene: Scene,
+    kappa: xr.DataArray,
+    rho: xr.DataArray,
+    measured: Mapping[str, Any],
+    lensed: Mapping[str, Any],
 ) -> dict[str, xr.Dataset]:
     """What needs beta, the contamination or g: errors, mocks, the kernel, the transfer test."""
     c = scene.config.compare
     level = _sound(measured["contamination"]["value"])
-    others = contaminants(scene, kappa, level)
+    others = contaminants(scene, kappa, level, lensed)
     out = {
         "law": compare.fit_power_law(measured["boxes"], c.n_range, method="poisson"),
         **_betas(scene, kappa, rho, others, level, measured),
@@ -98,7 +111,7 @@ def second(
             scene.field.center, scene.where, contamination=others,
         )  # fmt: skip
     if c.transfer is not None:
-        boxes = compare.box_relation(scene.detected, kappa, c.transfer.box, scene.mask)
+        boxes = relation_boxes(scene, kappa, c.transfer.box)
         out["transfer"] = compare.transfer_test(
             boxes, center=scene.field.center, axis=c.transfer.axis, n_range=c.n_range
         )
@@ -130,21 +143,23 @@ def _betas(
     out = {
         "beta_clean": compare.fit_beta(kappa, clean, **where, **wedges, jackknife=c.jackknife),
         "pixels": compare.pixel_relation(kappa, rho, beta, **where),
-        "resolution": compare.beta_by_resolution(kappa, rho, FACTORS, **where, **wedges),
+        "resolution": compare.beta_by_resolution(
+            kappa, rho, FACTORS, **where, **wedges, jackknife=c.jackknife
+        ),
     }
     if c.bootstrap:
         out["bootstrap"] = compare.bootstrap_beta(
             scene.everything, kappa, c.bootstrap, c.seed, **where, **wedges, **kernel
         )
     if c.mocks:
-        seen = kappa.copy(data=reduce.usable(scene.where, kappa))
+        # as many sources as on the cells that the mocks are drawn on
+        seen = kappa.copy(data=reduce.usable(scene.where, kappa) & da.isfinite(kappa.data))
         n = reduce.cell_counts(seen, scene.everything, Grid.of(kappa)).sum()
-        section = scene.config.catalog
         out["expected"] = compare.expected_dispersion(
             kappa, n, **where, **wedges, **kernel,
             observed=out["beta_clean"]["dispersion_relative"],
             contamination=level,
-            power=c.mock_power, extent=None if section is None else section.radius,
+            power=c.mock_power,
             n_mocks=c.mocks, seed=c.seed,
         )  # fmt: skip
     return out
@@ -159,6 +174,7 @@ def _goodness(scene: Scene, kappa: xr.DataArray, fit: xr.Dataset) -> xr.Dataset:
     return compare.goodness_of_fit(
         scene.detected, intensity, scene.mask, box=scene.config.compare.box,
         n_simulations=SIMULATIONS, seed=scene.config.compare.seed, **scene.options,
+        where=scene.where if scene.mask is None else None,
     )  # fmt: skip
 
 
@@ -170,7 +186,7 @@ def lens_checks(scene: Scene, lens: OpenLens) -> dict[str, Any]:
         return out
     out["critical"] = {
         z: {
-            "curves": lens.model.critical_curves(scene.coarse, z),
+            "curves": lens.model.critical_curves(None, z),
             "ring": lens.model.einstein_radius(z, scene.field.center),
         }
         for z in section.critical
@@ -216,7 +232,8 @@ def outskirts(
         out["slope_outer"] = profiles.fit_slope(after["outer"], p.outer_range, **corrected)
     if scene.reference is not None:
         found, mask = scene.reference
-        given = level if p.contamination.method != "reference" else None
+        known = np.isfinite(level["value"]) & np.isfinite(level["error"])
+        given = level if p.contamination.method != "reference" and bool(known) else None
         out["gradient"] = profiles.gradient(
             found, mask, towards=scene.field.center, contamination=given, field=scene.field
         )

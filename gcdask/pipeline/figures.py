@@ -77,7 +77,7 @@ def _all(
     kappa = mosaic.open_map(smooth, "kappa") if "beta" in measured else None
     if kappa is not None:
         yield from _lens_figures(scene, folder, measured, rho, kappa)
-        yield from draw_evidence(folder, measured)
+    yield from draw_evidence(folder, measured)
     if scene.mask is not None:
         yield from _mask_figures(scene, folder, detected, drawn)
     yield _profile_figure(scene, folder, measured, kappa is not None)

@@ -12,6 +12,7 @@ from gcdask import catalog, masks, mosaic
 from gcdask.config import Config
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
+from gcdask.luminosity.counts import magnitude_column
 from gcdask.pipeline.lenses import OpenLens, open_lens
 
 
@@ -72,11 +73,10 @@ def _check_luminosity(config: Config, table: Any) -> None:
     if section is None:
         return
     key = "flux" if section.mag is None else "mag"
-    column, known = getattr(section, key), list(table.columns)
-    if column not in known:
-        raise InputError(
-            f"luminosity.{key}: the catalogue has no column {column!r}; it has {', '.join(known)}"
-        )
+    try:
+        magnitude_column(table, section.flux, section.mag, section.zero_point)
+    except InputError as error:
+        raise InputError(f"luminosity.{key}: {error}") from None
 
 
 def _check_center(field: Field, grid: Grid) -> None:

@@ -141,7 +141,13 @@ def _lens(
     if kind == "deflection":
         known = {"z_lens": where.z_lens, "z_source": stored.attrs["z_source"]}
         rays = lensing.read_deflection(
-            section.path, section.path_y, **known, center=where.center, h0=where.h0, om0=where.om0
+            section.path,
+            section.path_y,
+            **known,
+            center=where.center,
+            h0=where.h0,
+            om0=where.om0,
+            outside=section.outside,
         )
     kappa = lensing.rescale(stored, where.z_source, field=where)
     return lambda grid: lensing.on_grid(kappa, grid, outside=section.outside), rays

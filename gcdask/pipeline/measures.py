@@ -129,7 +129,7 @@ def _measure(scene: Scene, inputs: Inputs, names: list[str], work: Version, runn
     corrected |= evidence.luminosities(scene)
     measured |= runner.compute("profiles", corrected)
     if kappa is not None:
-        measured |= runner.compute("evidence", evidence.second(scene, kappa, rho, measured))
+        measured |= runner.compute("evidence", evidence.second(scene, kappa, rho, measured, lensed))
     if inputs.lens is not None:
         with runner.stage("lens"):
             measured |= evidence.lens_checks(scene, inputs.lens)

@@ -11,6 +11,7 @@ import xarray as xr
 #: Units by dotted name (see `gcdask.pipeline.results.UNITS`); those of beta are added there.
 UNITS = {
     "beta.by_resolution.pixel": "arcsec",
+    "beta.clean.contamination": "arcsec-2",
     "likelihood.area": "arcsec2",
     "tracer.amplitude": "arcsec-2",
     "tracer.amplitude_error": "arcsec-2",
@@ -116,6 +117,7 @@ def more_beta(measured: Mapping[str, Any]) -> dict[str, Any]:
         out["clean"] = {
             **some(clean, "dispersion_relative", value="beta", error="beta_error"),
             "sectors": by_sector(clean["sector_beta"]),
+            "contamination": number(measured["contamination"]["value"]),
         }
     if "expected" in measured:
         mocks = measured["expected"]
@@ -173,7 +175,8 @@ def _likelihood(table: xr.Dataset) -> dict[str, Any]:
         for one in (table.isel(map=int(i), map_2=0) for i in order)
     ]
     counted = some(table, "n", "area", "n_flagged", "n_flagged_sources")
-    return {"best": rows[0]["name"], **counted, "maps": rows, "status": status(table)}
+    best = rows[0]["name"] if np.isfinite(rows[0]["dlnL"]) else None
+    return {"best": best, **counted, "maps": rows, "status": status(table)}
 
 
 def _tracer(fit: xr.Dataset) -> dict[str, Any]:

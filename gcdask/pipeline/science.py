@@ -62,9 +62,26 @@ class Scene:
         return self.grid if self.config.catalog is not None else self.grid.coarsen(factor)
 
     @property
+    def frame(self) -> xr.DataArray:
+        """Ones on the coarse grid; NaN beyond the radius that a catalogue was cut at."""
+        ones = self.coarse.wrap(np.ones(self.coarse.shape, np.float32), "map", "")
+        section = self.config.catalog
+        if section is None or section.radius is None:
+            return ones
+        center = section.center or self.field.center
+        return reduce.within_disk(ones, center, section.radius).assign_attrs(ones.attrs)
+
+    @property
     def where(self) -> xr.DataArray | None:
-        """Pixels in which maps are compared: all but the edge frame (None: all)."""
-        return None if self.mask is None else (self.mask & int(Flag.EDGE)) == 0
+        """Pixels in which maps are compared and sources were looked for (None: all).
+
+        All but the edge frame, or those within the radius of the catalogue.
+        """
+        if self.mask is not None:
+            return (self.mask & int(Flag.EDGE)) == 0
+        section, frame = self.config.catalog, self.frame
+        whole = section is None or section.radius is None
+        return None if whole else frame.notnull().assign_attrs(frame.attrs)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -107,9 +124,7 @@ def comparison(
         "half_width": c.half_width,
         "jackknife": c.jackknife,
     }
-    boxes = compare.box_relation(
-        scene.detected, kappa, c.box, scene.mask, **_if_radius(scene.options)
-    )
+    boxes = relation_boxes(scene, kappa, c.box)
     options: dict[str, Any] = {**scene.options, "where": scene.where}
     return {
         "beta": compare.fit_beta(kappa, rho, **options, **wedges),
@@ -120,8 +135,11 @@ def comparison(
     }
 
 
-def _if_radius(options: dict[str, Any]) -> dict[str, Any]:
-    return options if options["radius"] is not None else {}
+def relation_boxes(scene: Scene, kappa: xr.DataArray, box: float) -> xr.Dataset:
+    """Boxes of the detected sources where maps are compared, lazily."""
+    disk = scene.options if scene.options["radius"] is not None else {}
+    where = scene.where if scene.mask is None else None  # sources on the edge frame are masked
+    return compare.box_relation(scene.detected, kappa, box, scene.mask, where=where, **disk)
 
 
 # -- profiles ------------------------------------------------------------------------------------
@@ -148,7 +166,7 @@ def slope_annuli(scene: Scene) -> np.ndarray:
 def count_profiles(scene: Scene, edges: np.ndarray) -> dict[str, xr.Dataset]:
     """Lazy profiles of the sources: ``main``, ``reference`` and both together (``sources``)."""
     center = scene.field.center
-    like = scene.coarse.wrap(np.ones(scene.coarse.shape, np.float32), "map", "")
+    like = scene.frame
     out = {
         "main": profiles.radial_profile(
             scene.detected, center, edges, scene.mask, field=scene.field,
@@ -236,16 +254,13 @@ def mass_radii(scene: Scene) -> list[float]:
 def source_coverage(scene: Scene) -> dict[float, xr.DataArray]:
     """Share of each mass radius' disk in which sources were looked for (or inpainted), lazily."""
     looked = None if scene.where is None else ~scene.where
-    reach = scene.config.catalog.radius if scene.config.catalog is not None else None
-    frame = scene.coarse.wrap(np.ones(scene.coarse.shape, np.float32), "map", "")
-    like = frame if scene.mask is None else None
+    like = scene.frame if scene.mask is None else None
     out = {}
     for radius in mass_radii(scene):
         disk = profiles.radial_profile(
             scene.detected, scene.field.center, [0, radius], looked, like=like
         )
-        share = disk["coverage"][0].clip(max=1)
-        out[radius] = share if reach is None else share * min(1.0, (reach / radius) ** 2)
+        out[radius] = disk["coverage"][0].clip(max=1)
     return out
 
 

@@ -62,6 +62,8 @@ class Lens(Section):
             raise mistake("is missing; give the FITS file of the y deflection", "path_y")
         if self.path_y is not None and self.resolved_kind != "deflection":
             raise mistake(f"is not used by kind {self.kind}; remove path_y or kind", "path_y")
+        if "lens" in self.others:
+            raise mistake("the name lens stands for the model of path; rename it", "others")
         if self.z_lens and self.z_source and self.z_source <= self.z_lens:
             raise mistake(
                 f"{self.z_source:g} is not behind the lens (z_lens {self.z_lens:g}); "
@@ -210,6 +212,12 @@ class Luminosity(Section):
                 "is no table of increasing magnitudes and shares from 0 to 1; give e.g. "
                 "[[27, 1.0], [29, 0.5]]",
                 "completeness",
+            )
+        if self.limit is not None and self.limit < self.edges[0] + self.width:
+            raise mistake(
+                f"{self.limit:g} leaves no bin of {self.width:g} mag from {self.edges[0]:g} on; "
+                "give a fainter one",
+                "limit",
             )
         if not self.edges[0] + 3 * self.width <= self.edges[1]:
             raise mistake(
