@@ -68,6 +68,8 @@ def test_absolute_and_relative_positions_are_one_table(tmp_path):
         ]
         path.write_text(head + "\n".join(lines) + "\n\n")
         tables.append(read_images(path))
+        # the file's own reference counts, whatever is given beside it
+        tables.append(read_images(path, center=(10.0, 20.0)))
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], rtol=1e-12)
     assert tables[0]["system"].tolist() == ["1", "1", "2"]

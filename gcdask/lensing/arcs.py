@@ -33,7 +33,8 @@ def read_images(path: Any, *, center: tuple[float, float] | None = None) -> pd.D
     path : str or path
         The file; anything that fsspec opens.
     center : (float, float), optional
-        RA, Dec (deg) of a relative file that does not name its reference.
+        RA, Dec (deg) of a relative file that does not name its reference; one that it names
+        counts, whatever is given here.
 
     Returns
     -------
@@ -171,7 +172,7 @@ def _reference(
 ) -> tuple[int, tuple[float, float] | None]:
     try:
         mode = int(words[1]) if len(words) > 1 else 0
-        if mode in (1, 3) and len(words) > 3 and center is None:
+        if mode in (1, 3) and len(words) > 3:
             center = (float(words[2]), float(words[3]))
     except ValueError:
         mode = -1
