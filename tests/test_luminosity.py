@@ -116,10 +116,13 @@ def test_contaminants_are_subtracted_and_the_rest_completed():
 
 
 def test_bad_tables_are_refused_in_one_line():
-    frame = table([27.0])
+    frame = table([27.0], word="bright")
     for options, words in [
         ({}, "name one column"),
         ({"mag": "f"}, "no column 'f'"),
+        ({"mag": "word"}, "column 'word' has dtype"),
+        ({"flux": "mag", "zero_point": np.nan}, "zero_point = nan"),
+        ({"mag": "mag", "min_completeness": np.nan}, "min_completeness = nan"),
         ({"mag": "mag", "area": -1}, "area = -1"),
         ({"mag": "mag", "completeness": lambda m: m}, "between 0 and 1"),
         ({"mag": "mag", "completeness": ([2, 1], [1, 0])}, "no table"),
@@ -131,6 +134,8 @@ def test_bad_tables_are_refused_in_one_line():
             luminosity.luminosity_function(frame, EDGES, **options)
     with pytest.raises(InputError, match="do not increase"):
         luminosity.luminosity_function(frame, [3, 2], mag="mag")
+    with pytest.raises(InputError, match="not finite"):
+        luminosity.luminosity_function(frame, [2, 3, np.inf], mag="mag")
 
 
 # -- the Gaussian -------------------------------------------------------------------------------
@@ -221,7 +226,58 @@ def test_fits_stay_lazy():
     for v in fit.data_vars:
         assert (fit[v].dtype, fit[v].shape) == (done[v].dtype, done[v].shape), v
         assert "units" in done[v].attrs, v
-    assert done.attrs["limit"] == 28
+    assert done.limit == 28
+    assert luminosity.fit_gclf(function.compute(), limit=28.0).attrs["limit"] == 28
+
+
+def test_the_limit_is_that_of_the_bins_used():
+    share = lambda m: np.where(m < 27.5, 0.9, 0.01)  # noqa: E731
+    mag = np.random.default_rng(8).normal(26.5, 1, 3000)
+    function = luminosity.luminosity_function(table(mag), EDGES, mag="mag", completeness=share)
+    fit = luminosity.fit_gclf(function, limit=29.0)
+    assert fit.limit == fit.attrs["limit"] == 27.5
+    assert fit.n_used == function.counts[function.faint <= 27.5].sum()
+    share = stats.norm.cdf((27.5 - fit.turnover) / fit.sigma)
+    assert fit.fraction.item() == pytest.approx(share)
+    blind = luminosity.luminosity_function(
+        table(mag), EDGES, mag="mag", completeness=lambda m: 0 * m
+    )
+    assert np.isnan(luminosity.fit_gclf(blind).limit)
+    assert np.isnan(blind.n_corrected).all()
+
+
+def test_contaminants_of_an_unknown_area_are_never_taken_for_none():
+    mag = np.random.default_rng(9).normal(26.5, 1, 3000)
+    with pytest.raises(InputError, match="area is not known; give mask or area"):
+        luminosity.luminosity_function(table(mag), EDGES, mag="mag", contamination=1e-5)
+    reference = luminosity.luminosity_function(table(mag), EDGES, mag="mag")
+    with pytest.raises(InputError, match="contamination has no area"):
+        luminosity.luminosity_function(
+            table(mag), EDGES, mag="mag", area=1e4, contamination=reference
+        )
+    lazy = luminosity.luminosity_function(
+        dd.from_pandas(table(mag), npartitions=2), EDGES, mag="mag"
+    )
+    function = luminosity.luminosity_function(
+        table(mag), EDGES, mag="mag", area=1e4, contamination=lazy
+    ).compute()
+    assert np.isnan(function.n_corrected).all()
+    fit = luminosity.fit_gclf(function)
+    assert fit.status.item().startswith("unconstrained: the number of contaminants is NaN")
+    assert np.isnan(fit.n_total)
+
+
+def test_numbers_need_no_area():
+    share = lambda m: np.where(m < 27, 1.0, 0.5)  # noqa: E731
+    mag = np.random.default_rng(10).normal(26.5, 1, 3000)
+    bare, known = (
+        luminosity.luminosity_function(table(mag), EDGES, mag="mag", completeness=share, area=a)
+        for a in (None, 300.0)
+    )
+    for name in ("n_corrected", "n_corrected_error", "expected_contaminants"):
+        np.testing.assert_allclose(bare[name], known[name])
+    np.testing.assert_allclose(known.n_corrected, known.counts / np.where(EDGES[:-1] < 27, 1, 0.5))
+    assert np.isnan(bare.density_corrected).all()
 
 
 # -- real data ----------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def luminosities(seed=0):
 
 def gaussian(turnover=27.6):
     values = {"turnover": turnover, "turnover_error": 0.1, "sigma": 1.0, "n_total": 350.0}
-    return xr.Dataset(values | {"status": ""}, attrs={"limit": 29.5})
+    return xr.Dataset(values | {"limit": 29.5, "status": ""})
 
 
 def compared(factor=1.0):

@@ -49,20 +49,27 @@ def function_table(
     contamination_error: np.ndarray,
     min_completeness: float,
 ) -> Fit:
-    """Densities per magnitude and arcsec2, as counted and corrected (NaN where too incomplete)."""
-    per = 1 / (width * (area if area > 0 else math.nan))
-    density, error = counts * per, poisson_error(counts) * per
-    seen = np.where(completeness >= min_completeness, completeness, np.nan)
-    corrected = (density - contamination) / seen
-    corrected_error = np.hypot(error, contamination_error) / seen
+    """Numbers and densities (mag-1 arcsec-2), as counted and corrected (NaN where too incomplete).
+
+    Without an area numbers are known, unless there are contaminants, and densities are not.
+    """
+    bins = width * (area if area > 0 else math.nan)
+    # no contaminants are none in any area, even an unknown one
+    expected, expected_error = (
+        np.where(v == 0, 0.0, v * bins) for v in (contamination, contamination_error)
+    )
+    error = poisson_error(counts)
+    seen = np.where((completeness > 0) & (completeness >= min_completeness), completeness, np.nan)
+    corrected = (counts - expected) / seen
+    corrected_error = np.hypot(error, expected_error) / seen
     return {
-        "density": density,
-        "density_error": error,
-        "density_corrected": corrected,
-        "density_corrected_error": corrected_error,
-        "n_corrected": corrected / per,
-        "n_corrected_error": corrected_error / per,
-        "expected_contaminants": contamination / per,
+        "density": counts / bins,
+        "density_error": error / bins,
+        "density_corrected": corrected / bins,
+        "density_corrected_error": corrected_error / bins,
+        "n_corrected": corrected,
+        "n_corrected_error": corrected_error,
+        "expected_contaminants": expected,
     }
 
 
@@ -83,18 +90,21 @@ def gaussian(
     names = ("turnover", "sigma", "n_total", "fraction")
     out: Fit = dict.fromkeys([f"{k}{e}" for k in names for e in ("", "_error")], math.nan)
     free = [turnover is None, sigma is None]
-    use = (completeness > 0) & np.isfinite(contaminants)
+    use = completeness > 0
     counts, bright, faint, seen, known = (
         v[use].astype(float) for v in (counts, bright, faint, completeness, contaminants)
     )
     n, needed = counts.sum() - known.sum(), 2 + sum(free)
     out |= {"chi2": math.nan, "n_used": int(counts.sum()), "dof": counts.size - 1 - sum(free)}
+    limit, middle = faint.max(initial=-math.inf), (bright + faint) / 2
+    out["limit"] = limit if counts.size else math.nan
+    if not np.isfinite(known).all():
+        return out | {"status": "unconstrained: the number of contaminants is NaN (no area?)"}
     if counts.size <= 1 + sum(free) or (counts > 0).sum() < needed or n <= 0:
         return out | {
             "status": f"unconstrained: {int((counts > 0).sum())} of {counts.size} bins hold a "
             f"source, {needed} are needed, and more sources than contaminants"
         }
-    limit, middle = faint.max(), (bright + faint) / 2
 
     def share(p: np.ndarray) -> np.ndarray:
         """Of the whole population, what each bin holds and shows; p = turnover, ln sigma."""

@@ -52,7 +52,8 @@ def luminosity_function(
     mask : DataArray, optional
         Mask (nonzero = masked): only sources on unmasked pixels count, and these are the area.
     area : float, optional
-        Area in arcsec2 of a catalogue without a mask; without either there are no densities.
+        Area in arcsec2 of a catalogue without a mask; without either there are no densities, and
+        contaminants cannot be subtracted.
     contamination : Dataset or array (n,), optional
         Luminosity function of a reference field in the same bins, or densities (mag-1 arcsec-2);
         both as *counted* at the depth of the catalogue: completeness corrects what is left.
@@ -81,7 +82,11 @@ def luminosity_function(
     """
     edges = _edges(edges)
     column, zero = magnitude_column(catalog, flux, mag, zero_point)
+    if not 0 <= min_completeness <= 1:
+        raise InputError(f"min_completeness = {min_completeness} is no share; give 0 to 1")
     frame = cat.as_dask(catalog)
+    if frame[column].dtype.kind not in "iuf":
+        raise InputError(f"column {column!r} has dtype {frame[column].dtype}; give numbers")
     if mask is not None:
         if area is not None:
             raise InputError("mask and area both tell the area; give one of them")
@@ -89,6 +94,10 @@ def luminosity_function(
     kernel = partial(_bin_part, column=column, edges=edges, zero_point=zero)
     total = reduce.tree(per_part(frame[[column]], kernel, "magnitudes"), sums.add)
     level, level_error, used = _contaminants(contamination, edges)
+    if contamination is not None and mask is None and area is None:
+        raise InputError(
+            "contamination is a density, and the catalogue's area is not known; give mask or area"
+        )
     table = reduce.apply(
         partial(_table, width=np.diff(edges), min_completeness=min_completeness, field=field),
         total=total,
@@ -114,8 +123,12 @@ def luminosity_function(
 
 def _edges(edges: Any) -> np.ndarray:
     edges = np.asarray(edges, float)
-    if edges.ndim != 1 or edges.size < 2 or not (np.diff(edges) > 0).all():
-        raise InputError(f"edges = {edges.tolist()} do not increase; give magnitudes, e.g. 25..31")
+    sound = edges.ndim == 1 and edges.size > 1 and np.isfinite(edges).all()
+    if not (sound and (np.diff(edges) > 0).all()):
+        raise InputError(
+            f"edges = {edges.tolist()} do not increase or are not finite; give magnitudes, e.g. "
+            "25..31"
+        )
     return edges
 
 
@@ -134,6 +147,8 @@ def magnitude_column(
     if mag is not None:
         return name, None
     if zero_point is not None:
+        if not math.isfinite(zero_point):
+            raise InputError(f"zero_point = {zero_point} is not finite; give magnitudes")
         return name, float(zero_point)
     try:
         per = u.Unit(units[name]).to(u.nJy)
@@ -167,10 +182,19 @@ def _contaminants(given: Any, edges: np.ndarray) -> tuple[Any, Any, tuple[Any, .
     if given is None:
         return np.zeros(size), np.zeros(size), ()
     if isinstance(given, xr.Dataset):
-        if "density" not in given or not np.array_equal(given["bright"].values, edges[:-1]):
+        same = "density" in given and all(
+            np.array_equal(given[k].values, v)
+            for k, v in (("bright", edges[:-1]), ("faint", edges[1:]))
+        )
+        if not same:
             raise InputError(
                 "contamination is no luminosity function in these bins; make it with "
                 "luminosity_function(reference, edges, ...)"
+            )
+        if not reduce.is_lazy(given["density"]) and not np.isfinite(given["density"]).all():
+            raise InputError(
+                "contamination has no area, and so no densities; give its luminosity_function "
+                "mask or area"
             )
         return given["density"], given["density_error"], (given,)
     level = np.asarray(given, float)

@@ -46,8 +46,9 @@ def fit_gclf(
     Dataset, lazy where ``function`` is
         ``turnover``, ``sigma`` (mag; error 0 where fixed), ``n_total`` (whole population, the
         integral of the Gaussian), ``fraction`` (of it above the limit, at full completeness), each
-        with ``_error``; ``chi2`` (deviance), ``dof``, ``n_used`` (sources), ``status``: empty, or
-        "unconstrained: ..." with too few sources or where only the bright tail is seen.
+        with ``_error``; ``limit`` (mag), the faint end of the faintest bin used; ``chi2``
+        (deviance), ``dof``, ``n_used`` (sources), ``status``: empty, or "unconstrained: ..." with
+        too few sources, contaminants of an unknown area, or where only the bright tail is seen.
 
     Raises
     ------
@@ -82,21 +83,22 @@ def fit_gclf(
     out = xr.Dataset(
         reduce.variables(fit, _spec()),
         attrs={
-            "limit": float(part["faint"].values[-1]),
-            "fixed": [k for k, v in (("turnover", turnover), ("sigma", sigma)) if v is not None],
+            "fixed": [k for k, v in (("turnover", turnover), ("sigma", sigma)) if v is not None]
         },
     )
     if distance_modulus is not None:
         out["absolute_turnover"] = (out["turnover"] - distance_modulus).assign_attrs(
             units="mag", long_name="absolute magnitude of the turnover"
         )
-    return reduce.finish(out, function)
+    out = reduce.finish(out, function)
+    if not reduce.is_lazy(out["limit"]):
+        out.attrs["limit"] = out["limit"].item()
+    return out
 
 
-def _fit(completeness: np.ndarray, contaminants: np.ndarray, *, least: float, **rest: Any) -> Any:
+def _fit(completeness: np.ndarray, *, least: float, **rest: Any) -> Any:
     seen = np.where(completeness >= least, completeness, 0.0)
-    known = np.where(np.isfinite(contaminants), contaminants, 0.0)  # no area, no contaminants
-    return gclf.gaussian(completeness=seen, contaminants=known, **rest)
+    return gclf.gaussian(completeness=seen, **rest)
 
 
 def _spec() -> reduce.Spec:
@@ -111,6 +113,7 @@ def _spec() -> reduce.Spec:
         spec[name] = ((), (), float, units, text)
         spec[f"{name}_error"] = ((), (), float, units, f"standard error of {name}")
     return spec | {
+        "limit": ((), (), float, "mag", "limit of the fit"),
         "chi2": ((), (), float, "", "Poisson deviance"),
         "dof": ((), (), np.int64, "", "degrees of freedom"),
         "n_used": ((), (), np.int64, "", "sources used"),

@@ -218,8 +218,7 @@ def _luminosity(fit: xr.Dataset) -> dict[str, Any]:
     names = ("turnover", "sigma", "n_total", "fraction")
     both = [k for n in names for k in (n, f"{n}_error")]
     return {
-        **some(fit, *both, "absolute_turnover", "n_used", "chi2", "dof"),
-        "limit": float(fit.attrs["limit"]),
+        **some(fit, *both, "absolute_turnover", "limit", "n_used", "chi2", "dof"),
         "fixed": list(fit.attrs["fixed"]),
         "status": status(fit),
     }

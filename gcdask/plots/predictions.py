@@ -66,7 +66,7 @@ def luminosity_function(function: xr.Dataset, fit: xr.Dataset | None, path: Any)
 
 def _gaussian(ax: Axes, fit: xr.Dataset, edges: np.ndarray) -> None:
     turnover, sigma, total = (float(fit[k]) for k in ("turnover", "sigma", "n_total"))
-    limit = float(fit.attrs["limit"])
+    limit = float(fit["limit"])
     ax.axvline(limit, color=ORANGE, ls="--", lw=1, label=f"limit of the fit: {limit:.4g}")
     if np.isfinite([turnover, sigma, total]).all():
         m = np.linspace(edges[0], edges[-1], 300)
