@@ -17,6 +17,7 @@ from gcdask.kernels.hermite import local_spline
 from gcdask.lensing import (
     DeflectionLens,
     LenstoolModel,
+    on_grid,
     open_deflection,
     read_deflection,
     read_lenstool,
@@ -178,6 +179,22 @@ def test_a_grid_beyond_the_maps_is_refused_unless_told():
         read_deflection(*maps(source), z_lens=0.348, z_source=3.0, outside="clip")
 
 
+def test_a_lens_reaches_as_far_as_its_convergence_map():
+    """To the outer ends of the pixels, where a map on another grid ends too."""
+    source = Grid.tangent(CENTER, (60, 70), 1.0)
+    fine = Grid.tangent(CENTER, (250, 290), 0.25)
+    lens = lens_of(source, outside="nan")
+    ours = lens.kappa(fine, 3.0).compute()
+    theirs = on_grid(lens.kappa(source, 3.0), fine, outside="nan").compute()
+    np.testing.assert_array_equal(np.isfinite(ours), np.isfinite(theirs))
+    assert int(np.isfinite(ours).sum()) == 240 * 280
+    x, y = np.array([-0.4, 69.3]), np.array([20.0, 59.4])
+    sky = source.sky(x, y)
+    np.testing.assert_allclose(
+        lens.deflection_at(*sky, 3.0), MODEL.deflection_at(*sky, 3.0), atol=0.01
+    )
+
+
 @pytest.mark.parametrize("chunks", [(50, 60), (13, 17), (1, 60)])
 def test_maps_on_another_grid_are_lazy(chunks):
     source = Grid.tangent(CENTER, (200, 220), 0.4)
@@ -240,6 +257,23 @@ def test_from_files_with_redshifts_of_their_own(tmp_path):
         np.testing.assert_allclose(one.deflection_at(ra, dec, 3.0), exact, atol=5e-3)
 
 
+@pytest.mark.parametrize("chunks", [None, 15])
+def test_a_unit_is_that_of_open_maps_too(chunks):
+    grid = Grid.tangent(CENTER, (40, 50), 1.0)
+    x, y = (m.assign_attrs(units="") for m in maps(grid, unit="arcmin", chunks=chunks))
+    options = {"z_lens": 0.348, "z_source": 3.0, "axes": "west", "unit": "arcmin"}
+    ra, dec = inside(grid)
+    lens = read_deflection(x, y.transpose("x", "y"), **options)
+    np.testing.assert_allclose(
+        lens.deflection_at(ra, dec, 3.0), MODEL.deflection_at(ra, dec, 3.0), atol=5e-3
+    )
+    np.testing.assert_allclose(
+        open_deflection(x, y, **options)[5:-5, 5:-5].mean(),
+        MODEL.kappa(grid, 3.0)[5:-5, 5:-5].mean(),
+        rtol=1e-3,
+    )
+
+
 def test_bad_maps():
     grid = Grid.tangent(CENTER, (20, 30), 1.0)
     x, y = maps(grid)
@@ -249,6 +283,8 @@ def test_bad_maps():
         read_deflection(x, y, z_lens=0.3)
     with pytest.raises(InputError, match="not behind the lens"):
         read_deflection(x, y, z_lens=0.4, z_source=0.4)
+    with pytest.raises(InputError, match="the deflection along y has dims"):
+        read_deflection(x, y.rename(x="column"), z_lens=0.4, z_source=3)
     with pytest.raises(InputError, match="axes = 'up'"):
         read_deflection(x, y, z_lens=0.4, z_source=3, axes="up")
     with pytest.raises(InputError, match="not on the same pixels"):

@@ -92,7 +92,8 @@ class DeflectionLens(Lens):
 
     Between pixels the deflection is a spline of local support and the Jacobian its slopes
     (`gcdask.kernels.hermite`); only the parts of the maps near the positions asked for are read.
-    Outside the maps and beside missing pixels everything is NaN.
+    In the outer half pixel of the maps the slopes are those at the pixel centres there. Outside
+    the maps and beside missing pixels everything is NaN.
 
     Attributes
     ----------
@@ -138,10 +139,11 @@ class DeflectionLens(Lens):
         return self._plane.sky(*np.broadcast_arrays(x, y))
 
     def covers(self, ra: Any, dec: Any) -> np.ndarray:
-        """Whether positions lie between pixel centres of the maps (pixels there may be NaN)."""
+        """Whether positions lie on pixels of the maps (which may be NaN), as `on_grid` has it."""
         row, col = self._place(ra, dec)
         ny, nx = self.grid.shape
-        return (row >= 0) & (row <= ny - 1) & (col >= 0) & (col <= nx - 1)
+        half = 0.5 + 1e-7
+        return (row >= -half) & (row <= ny - 1 + half) & (col >= -half) & (col <= nx - 1 + half)
 
     def own_grid(self) -> Grid:
         """Grid of the maps; see `Lens`."""
@@ -198,7 +200,7 @@ class DeflectionLens(Lens):
         out = np.full((2, 3, row.size), np.nan)
         inside = np.flatnonzero(self.covers(ra, dec).ravel())
         if inside.size:
-            part = (row[inside] // SIDE).astype(int), (col[inside] // SIDE).astype(int)
+            part = [np.maximum(v[inside] // SIDE, 0).astype(int) for v in (row, col)]
             key = part[0] * (self.grid.shape[1] // SIDE + 1) + part[1]
             order = np.argsort(key, kind="stable")
             for some in np.split(inside[order], np.flatnonzero(np.diff(key[order])) + 1):
@@ -214,5 +216,9 @@ class DeflectionLens(Lens):
         parts = [a.isel(window).data for a in (self.alpha_x, self.alpha_y)]
         # in this thread: a task of a cluster must not ask the cluster to work
         values = dask.compute(*parts, scheduler="synchronous")
-        found = [local_spline(v, row - starts[0], col - starts[1]) for v in values]
-        return np.array([(value, along_x, along_y) for value, along_y, along_x in found])
+        near_row, near_col = (
+            np.clip(v, 0, n - 1) for v, n in zip((row, col), self.grid.shape, strict=True)
+        )
+        found = [local_spline(v, near_row - starts[0], near_col - starts[1]) for v in values]
+        y, x = row - near_row, col - near_col  # beyond the outer pixel centres: a straight line
+        return np.array([(v + down * y + along * x, along, down) for v, down, along in found])

@@ -120,13 +120,13 @@ def open_pair(
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """Open two components of a deflection lazily and check them; see `open_deflection`.
 
-    Maps that are open already (DataArrays) are taken as they are.
+    Maps that are open already (DataArrays) keep their chunks; ``names`` are of maps in files.
     """
     if axes not in ("pixel", "west", "east"):
         raise InputError(f'axes = {axes!r} is unknown; use "pixel", "west" or "east"')
     ax, ay = (
-        p.transpose("y", "x") if isinstance(p, xr.DataArray) else _open(p, n, unit, "arcsec")
-        for p, n in zip((x, y), names, strict=True)
+        _opened(p, k, unit) if isinstance(p, xr.DataArray) else _open(p, n, unit, "arcsec")
+        for p, n, k in zip((x, y), names, "xy", strict=True)
     )
     said = [getattr(p, "name", p) for p in (x, y)]
     check_pixels(ay, ax, str(said[1]), str(said[0]), remedy="give the two components of one model")
@@ -264,6 +264,12 @@ def _open(path: Any, name: str | None, unit: str | None, default: str) -> xr.Dat
     if unit is None and not store.is_store(file):
         unit = default if fitsio.inspect(file, natural=True).unit is None else None
     return open_map(file, name, unit=unit)
+
+
+def _opened(image: xr.DataArray, axis: str, unit: str | None) -> xr.DataArray:
+    """Component of a deflection that is open already."""
+    image = as_map(image, f"the deflection along {axis}")
+    return image if unit is None else image.assign_attrs(units=unit)
 
 
 def _labelled(
