@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -172,6 +173,9 @@ def check_center(center: Any) -> tuple[float, float]:
 def density_level(contamination: Any) -> tuple[float, float] | None:
     """Contamination and its error as numbers: of a number, a pair or the table of a method.
 
+    A table that is lazy is computed here, both its numbers together. That of a method that the
+    data do not constrain is NaN, and so is what follows from it.
+
     Raises
     ------
     InputError
@@ -181,7 +185,10 @@ def density_level(contamination: Any) -> tuple[float, float] | None:
         return None
     given = contamination
     if isinstance(given, xr.Dataset):
-        given = (given["value"].item(), given["error"].item())
+        value, error = (float(v) for v in dask.compute(given["value"], given["error"]))
+        if np.isnan(value):
+            return np.nan, np.nan
+        given = (value, error)
     pair = np.atleast_1d(np.asarray(given, float))
     if pair.shape not in ((1,), (2,)) or not (np.isfinite(pair) & (pair >= 0)).all():
         raise InputError(

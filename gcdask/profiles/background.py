@@ -211,7 +211,8 @@ def subtract(
     magnification : DataArray or Dataset, optional
         Map of the magnification of the contaminants, or its `radial_profile` in the same annuli:
         the lens changes their density by mu^(2.5 slope - 1) (Broadhurst, Taylor & Peacock 1995).
-        Of a map the power is averaged; of a profile the power of the average is taken, which is
+        Of a map the power is averaged over the profile's annuli and sector, masked pixels too (set
+        them to NaN to leave them out); of a profile the power of the average is taken, which is
         not the same where critical curves cross an annulus. The contamination itself is taken to
         be that without a lens.
     slope : float
@@ -277,5 +278,6 @@ def magnification_bias(profile: xr.Dataset, magnification: Any, slope: float) ->
     mu = as_map(magnification, "magnification")
     edges = [*profile["r_inner"].values, float(profile["r_outer"][-1])]
     center = tuple(profile.attrs["center"])
+    sector = profile.attrs.get("sector", "all")
     lensed = mu.copy(data=abs(mu.data) ** power)
-    return radial_profile(lensed, center, edges)["mean"]
+    return radial_profile(lensed, center, edges, sector=None if sector == "all" else sector)["mean"]

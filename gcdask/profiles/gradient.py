@@ -75,7 +75,7 @@ def gradient(
         RA, Dec (deg) of the cluster; default ``field.center``.
     contamination : float, (float, float) or Dataset, optional
         Density of contaminants (arcsec-2) and its error, or the result of `contamination`, to
-        give the excess.
+        give the excess (NaN where that is). A lazy one is computed at once.
     field : Field, optional
         Adds densities per kpc2.
     cell : float
