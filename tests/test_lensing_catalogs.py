@@ -265,6 +265,7 @@ def test_nothing_to_match():
     ("changes", "message"),
     [
         ({"flux": [*BANDS[:3], "f999w"]}, "no f999w"),
+        ({"flux": [*BANDS[:3], "word"]}, "column 'word' has dtype"),
         ({"flux": BANDS[:2]}, "as many errors as fluxes"),
         ({"flux": "f090w"}, "lists of one column"),
         ({"flux": [], "flux_error": []}, "flux is empty"),
@@ -276,9 +277,21 @@ def test_nothing_to_match():
 )
 def test_bad_options(changes, message):
     table, _, _ = mock(n_sources=0, n_field=2)
+    table["word"] = "bright"
     arguments = {"models": TRUTH, "z_source": Z, **OPTIONS, **changes}
     with pytest.raises(InputError, match=message):
         match_counter_images(table, **arguments)
+
+
+def test_names_of_sources_are_numbers_and_the_sources_not_too_many():
+    table, _, _ = mock(n_sources=0, n_field=2)
+    with pytest.raises(InputError, match="column 'id' has dtype"):
+        match_counter_images(table.assign(id=["a", "b"]), TRUTH, Z, **OPTIONS)
+    many = pd.concat([table] * 1001, ignore_index=True)
+    with pytest.raises(InputError, match="2002 sources, above 2000"):
+        match_counter_images(many, TRUTH, Z, **OPTIONS)
+    with pytest.raises(InputError, match="column 'ra' has dtype"):
+        add_magnification(table.assign(ra="here"), TRUTH, Z)
 
 
 # -- real -------------------------------------------------------------------------------------

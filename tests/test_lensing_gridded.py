@@ -4,6 +4,7 @@ import pickle
 
 import dask
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -175,6 +176,9 @@ def test_a_grid_beyond_the_maps_is_refused_unless_told():
     assert 0.45 < covered.mean() < 0.55
     np.testing.assert_array_equal(np.isfinite(kappa), covered)
     assert lens.critical_curves(None, 3.0)
+    away = Grid.tangent((CENTER[0], 40.0), (30, 30), 1.0)
+    with pytest.raises(InputError, match="not known anywhere on the grid"):
+        lens_of(source, outside="nan").critical_curves(away, 3.0)
     with pytest.raises(InputError, match="outside = 'clip'"):
         read_deflection(*maps(source), z_lens=0.348, z_source=3.0, outside="clip")
 
@@ -272,6 +276,15 @@ def test_a_unit_is_that_of_open_maps_too(chunks):
         MODEL.kappa(grid, 3.0)[5:-5, 5:-5].mean(),
         rtol=1e-3,
     )
+
+
+def test_maps_persisted_on_a_cluster_are_refused():
+    x, y = maps(Grid.tangent(CENTER, (20, 30), 1.0), chunks=10)
+    options = {"z_lens": 0.348, "z_source": 3.0}
+    with distributed.Client(processes=False, n_workers=1, dashboard_address=None):
+        read_deflection(x, y, **options)
+        with pytest.raises(InputError, match="persisted on a cluster"):
+            read_deflection(x, y.persist(), **options)
 
 
 def test_bad_maps():

@@ -257,11 +257,19 @@ def test_from_potentials_defaults_and_errors():
         ({"cut_radius": 0.5}, "potential 1 has core_radius"),
         ({"v_disp": np.nan}, "v_disp = nan"),
         ({"profile": 12}, "profile 12"),
+        ({"v_disp": "fast"}, "v_disp = fast"),
+        ({"v_disp": -3.0}, "v_disp -3"),
     ]:
         with pytest.raises(InputError, match=message):
             LenstoolModel.from_potentials([{**halo, **change}], (10, 20), 0.3)
     with pytest.raises(InputError, match="no v_disp"):
         LenstoolModel.from_potentials([{k: halo[k] for k in halo if k != "v_disp"}], (1, 2), 0.3)
+    for options in ({"h0": np.nan}, {"om0": -5}):
+        with pytest.raises(InputError, match="makes no universe"):
+            LenstoolModel.from_potentials([halo], (10, 20), 0.3, **options)
+    for center in ((10,), "here"):
+        with pytest.raises(InputError, match="is not RA, Dec"):
+            LenstoolModel.from_potentials([halo], center, 0.3)
     with pytest.raises(InputError, match="at least one potential"):
         LenstoolModel.from_potentials([], (10, 20), 0.3)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.lensing import LenstoolModel, distance_ratio, enclosed_mass, read_lenstool
+from gcdask.lensing.images import ImagePlane
 
 CENTER = (342.18322, -44.530889)
 HALO = {
@@ -81,6 +82,14 @@ def test_no_position_no_answer(lens):
         for method in ("magnification_at", "kappa_at", "determinant_at"):
             assert np.isfinite(getattr(lens, method)(ra, dec, 3.0)).tolist() == [False, True, False]
         assert np.isnan(np.array(lens.trace(ra, dec, 3.0))).all(0).tolist() == [True, False, True]
+
+
+def test_a_shear_alone_has_no_answer_either_where_there_is_no_position():
+    shear = LenstoolModel.from_potentials([{"profile": 14, "gamma": 0.1}], CENTER, 0.348)
+    ra, dec = np.array([np.nan, CENTER[0]]), np.full(2, CENTER[1])
+    for method in ("magnification_at", "kappa_at", "shear_at"):
+        values = np.atleast_2d(getattr(shear, method)(ra, dec, 3.0))
+        assert np.isfinite(values).tolist() == [[False, True]] * len(values)
 
 
 @pytest.mark.parametrize("z", [0.348, 0.1])
@@ -208,6 +217,23 @@ def test_search_options(lens):
                 lens.counter_images(ra, dec, 3.0, **{name: value})
     with pytest.raises(InputError, match="not known at RA"):
         lens.counter_images(np.nan, dec, 3.0)
+    with pytest.raises(InputError, match="not one position"):
+        lens.counter_images([ra, ra], [dec, dec], 3.0)
+
+
+def test_a_search_that_would_fill_the_memory_is_refused(lens):
+    ra, dec = lens.sky(10.0, 5.0)
+    with pytest.raises(InputError, match="select sources near the lens, or give a larger step"):
+        lens.counter_images(ra, dec, 3.0, radius=1e5)
+    with pytest.raises(InputError, match="images are sought on"):
+        ImagePlane.of(lens, [ra, ra + 1], [dec, dec + 1], 3.0)  # one row far away
+
+
+def test_maps_do_not_depend_on_the_strips_they_are_made_in(lens, monkeypatch):
+    grid = Grid.tangent(CENTER, (50, 30), 1.0)
+    mu = lens.magnification(grid, 3.0).compute()
+    monkeypatch.setattr("gcdask.lensing.lens.STRIP", 7)
+    np.testing.assert_array_equal(lens.magnification(grid, 3.0), mu)
 
 
 # -- curves -----------------------------------------------------------------------------------
@@ -242,6 +268,8 @@ def test_critical_curves_on_a_coarse_cut_and_where_there_are_none(lens):
     # but for the galaxy's own, of a few pixels
     assert np.percentile(np.abs(lens.determinant_at(*fine.T, 3.0)), 98) < 0.05
     assert lens.critical_curves(grid, 0.36) == []
+    with pytest.raises(InputError, match="between no pixels"):
+        lens.critical_curves(Grid.tangent(CENTER, (1, 20), 1.0), 3.0)
     with pytest.raises(InputError, match="coarser grid"):
         lens.critical_curves(Grid.tangent(CENTER, (20000, 20000), 0.03), 3.0)
 
@@ -266,6 +294,19 @@ def test_a_weak_lens_has_no_einstein_radius():
     assert weak.critical_curves(Grid.tangent(CENTER, (90, 90), 0.5), 3.0) == []
     with pytest.raises(InputError, match="center"):
         weak.einstein_radius(3.0, center=(np.nan, 0))
+
+
+@pytest.mark.parametrize("z_source", [6.0, np.inf, "6"])
+def test_a_distant_lens_has_an_einstein_radius(z_source):
+    """Beyond the redshift of the sources that a field has by default."""
+    far = LenstoolModel.from_potentials([{**HALO, "v_disp": 1300.0}], CENTER, 3.2)
+    ring = far.einstein_radius(z_source)
+    assert ring.status.item() == ""
+    kappa = far.kappa(Grid.tangent(CENTER, (600, 600), 0.25), float(z_source))
+    mass = enclosed_mass(kappa, far.field(6.0), float(ring.theta_e)).mass.compute()
+    assert float(mass) == pytest.approx(float(ring.mass), rel=1e-2)
+    with pytest.raises(InputError, match="z_source = 'far' is no redshift"):
+        far.einstein_radius("far")
 
 
 # -- published models -------------------------------------------------------------------------

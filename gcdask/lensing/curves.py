@@ -44,7 +44,8 @@ def critical_curves(lens: Lens, like: Like | None, z_source: float) -> list[np.n
     Raises
     ------
     InputError
-        If the source is not behind the lens, or the grid has more than 2e8 pixels.
+        If the source is not behind the lens, the grid has more than 2e8 pixels or a single row, or
+        the lens is not known on it.
     """
     like = lens.own_grid() if like is None else like
     grid, _ = layout(like)
@@ -53,7 +54,17 @@ def critical_curves(lens: Lens, like: Like | None, z_source: float) -> list[np.n
             f"critical curves on {grid.shape[0]} x {grid.shape[1]} px would fill the memory; give "
             "a coarser grid, such as Grid.of(map).coarsen(8)"
         )
+    if min(grid.shape) < 2:
+        raise InputError(
+            f"critical curves on {grid.shape[0]} x {grid.shape[1]} px lie between no pixels; give "
+            "a grid of 2 x 2 or more"
+        )
     determinant = np.ma.masked_invalid(lens.determinant(like, z_source).to_numpy())
+    if determinant.mask.all():
+        raise InputError(
+            f"the lens {lens.name} is not known anywhere on the grid of the critical curves; give "
+            "one on its maps"
+        )
     found = contour_generator(z=determinant).lines(0.0)
     lines = sorted((np.asarray(line) for line in found), key=len, reverse=True)
     return [
@@ -93,6 +104,7 @@ def einstein_radius(
     """
     center = lens.center if center is None else check_center(center)
     lens.ratio(z_source)
+    z_source = float(z_source)
     x0, y0 = (float(v) for v in lens.xy(*center))
     angle = 2 * np.pi * np.arange(ANGLES) / ANGLES
     cos, sin = np.cos(angle), np.sin(angle)
@@ -124,7 +136,7 @@ def einstein_radius(
 def _ring(
     lens: Lens, z_source: float, center: tuple[float, float], theta: float, status: str
 ) -> xr.Dataset:
-    field = lens.field()
+    field = lens.field(z_source)
     kpc = theta * field.kpc_per_arcsec
     mass = np.pi * kpc**2 * critical_density(field, z_source)
     out = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -60,7 +61,8 @@ def read_deflection(
     Raises
     ------
     InputError
-        If the maps are on different grids, not of angles, or a redshift is missing.
+        If the maps are on different grids, not of angles, persisted on a cluster, or a redshift is
+        missing.
     """
     if outside not in ("error", "nan"):
         raise InputError(f'outside = {outside!r} is unknown; use "error" or "nan"')
@@ -69,6 +71,14 @@ def read_deflection(
     missing = [k for k in ("z_lens", "z_source") if k not in found]
     if missing:
         raise InputError(f"the maps {x}, {y} do not say their {missing[0]}; give {missing[0]}=...")
+    if "distributed" in sys.modules:
+        from distributed import futures_of
+
+        if futures_of([ax.data, ay.data]):
+            raise InputError(
+                f"the maps {ax.name}, {ay.name} are persisted on a cluster, where a lens cannot "
+                "read them; give the lazy maps, or maps in memory (.compute())"
+            )
     factors = [unit_factor(a) for a in (ax, ay)]
     grid = Grid.of(ax)
     ra, dec = grid.wcs.wcs.crval if center is None else center

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gcdask.lensing.lens import Lens
 
 STEP = 0.2  # arcsec, of the grid on which images are sought: 0.3 misses some behind galaxies
+MAX_NODES = 2e7  # of that grid, which is in memory at once
 TOLERANCE = 1e-4  # arcsec in the source plane
 EXTENT = 120.0  # arcsec from the lens's centre within which its largest deflection is sought
 SAME = 1e-3  # arcsec: solutions closer than this are one image
@@ -36,6 +37,8 @@ def counter_images(
     tolerance: float = TOLERANCE,
 ) -> pd.DataFrame:
     """All images of the source that is seen at one position; see `Lens.counter_images`."""
+    if np.ndim(ra) or np.ndim(dec):
+        raise InputError(f"ra = {ra}, dec = {dec} are not one position; give two numbers (deg)")
     plane = ImagePlane.of(lens, [ra], [dec], z_source, radius=radius, step=step)
     return plane.images(ra, dec, tolerance)
 
@@ -89,6 +92,12 @@ class ImagePlane:
             )
         radius = _reach(lens, z_source) if radius is None else float(radius)
         low, high = source.min(1) - radius, source.max(1) + radius
+        nodes = float(np.prod((high - low) / step))
+        if nodes > MAX_NODES:
+            raise InputError(
+                f"images are sought on {nodes:.2g} nodes, {(high - low).max():.4g} arcsec wide, "
+                f"above {MAX_NODES:.0e}; select sources near the lens, or give a larger step"
+            )
         # the nodes belong to the lens, not to the source
         x, y = (
             step * np.arange(np.floor(a / step), np.ceil(b / step) + 1)

@@ -19,11 +19,13 @@ import xarray as xr
 from dask.base import tokenize
 
 from gcdask.catalog.parts import boxed, hand_made
+from gcdask.errors import InputError
 from gcdask.grid import Field, Grid
 from gcdask.lensing import curves, images
 from gcdask.lensing.scale import distance_ratio
 from gcdask.tiles import layout
 
+STRIP = 128  # rows of a block that are evaluated at a time
 Like = xr.DataArray | xr.Dataset | Grid
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -203,7 +205,11 @@ class Lens(ABC):
 
     def ratio(self, z_source: float) -> float:
         """D_LS / D_S; `InputError` if the source is not behind the lens."""
-        return distance_ratio(self.z_lens, float(z_source), h0=self.h0, om0=self.om0)
+        try:
+            z_source = float(z_source)
+        except (TypeError, ValueError):
+            raise InputError(f"z_source = {z_source!r} is no redshift; give a number") from None
+        return distance_ratio(self.z_lens, z_source, h0=self.h0, om0=self.om0)
 
     # -- graphs -------------------------------------------------------------------------------
     def node(self) -> da.Array:
@@ -269,6 +275,10 @@ def lens_block(
     -------
     ndarray, float64, shape (1 or 2, ny, nx)
     """
-    yy, xx = np.meshgrid(y.astype(float), x.astype(float), indexing="ij")
-    values = getattr(lens.item(), method)(*grid.sky(xx, yy), z_source)
-    return np.reshape(values, (-1, *xx.shape))
+    at = getattr(lens.item(), method)
+    strips = []
+    for start in range(0, max(y.size, 1), STRIP):  # what goes on in between is many times as large
+        rows = y[start : start + STRIP].astype(float)
+        yy, xx = np.meshgrid(rows, x.astype(float), indexing="ij")
+        strips.append(np.reshape(at(*grid.sky(xx, yy), z_source), (-1, *xx.shape)))
+    return np.concatenate(strips, axis=1)

@@ -43,7 +43,7 @@ def add_magnification(
         are divided by. For a mapping also ``mu_error``, the sample standard deviation of the
         models' absolute magnifications (NaN if fewer than two are finite there), which is their
         disagreement and not the error of any. NaN for sources without a position and off the maps
-        of a model. All are float64, without unit.
+        of all models. All are float64, without unit.
 
     Raises
     ------
@@ -124,3 +124,6 @@ def need(catalog: dd.DataFrame, columns: Sequence[str]) -> None:
             f"the catalogue has no {', '.join(missing)} (columns: "
             f"{', '.join(map(str, catalog.columns))}); name columns that it has"
         )
+    text = [c for c in columns if catalog[c].dtype.kind not in "biuf"]
+    if text:
+        raise InputError(f"column {text[0]!r} has dtype {catalog[text[0]].dtype}; give numbers")

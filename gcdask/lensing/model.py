@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,9 @@ class LenstoolModel(Lens):
             given = [{k: v for k, v in r.items() if not pd.isna(v)} for r in records]
         else:
             given = [dict(p) for p in potentials]
+        for key, value, sound in (("h0", h0, h0 > 0), ("om0", om0, 0 <= om0 <= 1)):
+            if not (sound and np.isfinite(value)):
+                raise InputError(f"{key} = {value} makes no universe; give e.g. h0=70, om0=0.3")
         rows = [complete(p, i, z_lens) for i, p in enumerate(given)]
         for row in rows:
             check(row, f"potential {row['name']}")
@@ -155,8 +159,10 @@ class LenstoolModel(Lens):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Convergence and shear (gamma1, gamma2), from analytic derivatives; see `Lens`."""
         ratio = self.ratio(z_source)
-        gamma1, gamma2 = shear_infinity(*self.xy(ra, dec), self.table)
-        return self.kappa_at(ra, dec, z_source), gamma1 * ratio, gamma2 * ratio
+        x, y = self.xy(ra, dec)
+        gamma1, gamma2 = shear_infinity(x, y, self.table)
+        gone = nowhere(x, y)
+        return self.kappa_at(ra, dec, z_source), gamma1 * ratio + gone, gamma2 * ratio + gone
 
     def kappa_at(
         self, ra: Any, dec: Any, z_source: float, *, potentials: Iterable[str] | None = None
@@ -167,7 +173,8 @@ class LenstoolModel(Lens):
         """
         ratio = self.ratio(z_source)
         x, y = np.broadcast_arrays(*self.xy(ra, dec))
-        return dpie.kappa_infinity(x, y, self.table[self._chosen(potentials)]) * ratio
+        kappa = dpie.kappa_infinity(x, y, self.table[self._chosen(potentials)])
+        return kappa * ratio + nowhere(x, y)
 
     def kappa(
         self, like: Like, z_source: float, *, potentials: Iterable[str] | None = None
@@ -227,6 +234,11 @@ def sky_of(x: Any, y: Any, center: tuple[float, float]) -> tuple[np.ndarray, np.
     return ra % 360, center[1] + y / 3600
 
 
+def nowhere(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """NaN where a position is not finite, else 0: a shear alone is the same everywhere."""
+    return np.where(np.isfinite(x) & np.isfinite(y), 0.0, np.nan)
+
+
 # -- tables of potentials ---------------------------------------------------------------------
 def complete(row: dict[str, Any], index: int, z_lens: float) -> dict[str, Any]:
     """Fill in the defaults of a row; `InputError` for what is missing or unknown."""
@@ -246,11 +258,15 @@ def check(row: dict[str, Any], where: str) -> None:
     """Raise `InputError` for a potential that cannot exist; raises a core of zero a little."""
     if row["profile"] not in (dpie.DPIE, dpie.SHEAR):
         raise InputError(f"{where} has profile {row['profile']}; use 81 (dPIE) or 14 (shear)")
-    bad = [k for k in COLUMNS if k != "name" and not np.isfinite(row[k])]
+    bad = [
+        k for k in COLUMNS if k != "name" and not (isinstance(row[k], Real) and np.isfinite(row[k]))
+    ]
     if bad:
         raise InputError(f"{where} has {bad[0]} = {row[bad[0]]}; give a finite number")
     if row["profile"] == dpie.SHEAR:
         return
+    if row["v_disp"] < 0:
+        raise InputError(f"{where} has v_disp {row['v_disp']:g}; give km/s of 0 or more")
     if not 0 <= row["ellipticity"] < 1:
         raise InputError(f"{where} has ellipticity {row['ellipticity']:g}; give 0 <= e < 1")
     if not 0 <= row["core_radius"] < row["cut_radius"]:
@@ -270,7 +286,10 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def sky_position(center: tuple[float, float]) -> tuple[float, float]:
     """RA, Dec in deg as floats, RA in [0, 360); `InputError` if it is not a position."""
-    ra, dec = (float(v) for v in center)
+    try:
+        ra, dec = (float(v) for v in center)
+    except (TypeError, ValueError):
+        raise InputError(f"center = {center!r} is not RA, Dec in degrees; give both") from None
     if not (np.isfinite(ra) and -90 < dec < 90):
         raise InputError(f"center = ({ra:g}, {dec:g}) is not RA, Dec in degrees; give both")
     return ra % 360, dec

@@ -32,7 +32,7 @@ def distance_ratio(z_lens: float, z_source: float, *, h0: float = 70.0, om0: flo
         If the source is not behind the lens.
     """
     if z_source == np.inf:
-        Field((0.0, 0.0), z_lens)  # validates z_lens
+        Field((0.0, 0.0), z_lens, np.inf, h0, om0)  # validates them
         return 1.0
     return Field((0.0, 0.0), z_lens, z_source, h0, om0).distance_ratio(z_source)
 
