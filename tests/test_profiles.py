@@ -417,6 +417,9 @@ def test_slopes_that_nothing_constrains_say_so():
         profiles.fit_slope(profile, variable="n_corrected")
     with pytest.raises(InputError, match="r_range"):
         profiles.fit_slope(profile, (60, 13))
+    for wrong in (5.0, "13-60"):
+        with pytest.raises(InputError, match="r_range"):
+            profiles.fit_slope(profile, wrong)
 
 
 # -- real data ----------------------------------------------------------------------------------

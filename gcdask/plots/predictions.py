@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from scipy import stats
 
+from gcdask.errors import InputError
 from gcdask.plots import canvas
 from gcdask.plots.canvas import BLACK, BLUE, GREY, ORANGE, RED
 
@@ -96,6 +97,8 @@ def transfer(tests: Any, path: Any) -> Path:
         PNG to write.
     """
     tests = {"": tests} if isinstance(tests, xr.Dataset) else dict(tests)
+    if not tests:
+        raise InputError("tests is empty; give the result of transfer_test, or several by name")
     with canvas.figure(path, 0.8 + 3.7 * len(tests), 4.2) as fig:
         axes = fig.subplots(1, len(tests), sharex=True, sharey=True, squeeze=False)[0]
         used = [np.asarray(t["kappa"])[np.asarray(t["tested"], bool)] for t in tests.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,9 +52,12 @@ def _counted(part: xr.Dataset, variable: str, kernel: Callable[..., fits.Fit]) -
 
 def _part(profile: xr.Dataset, r_range: Any, variable: str, allowed: tuple[str, ...]) -> xr.Dataset:
     """Annuli within the range, once range and variable are sound."""
-    low, high = (float(v) for v in r_range)
+    try:
+        low, high = (float(v) for v in r_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
     if not 0 <= low < high:
-        raise InputError(f"r_range = {r_range} is not 0 <= low < high; give radii in arcsec")
+        raise InputError(f"r_range = {r_range!r} is not 0 <= low < high; give radii in arcsec")
     if variable not in allowed:
         raise InputError(
             f"variable = {variable!r} is unknown; use {' or '.join(map(repr, allowed))}"
