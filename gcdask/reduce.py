@@ -173,22 +173,18 @@ def check_center(center: Any) -> tuple[float, float]:
 def density_level(contamination: Any) -> tuple[float, float] | None:
     """Contamination and its error as numbers: of a number, a pair or the table of a method.
 
-    A table that is lazy is computed here, both its numbers together. That of a method that the
-    data do not constrain is NaN, and so is what follows from it.
+    A table that is lazy is computed here, both its numbers together.
 
     Raises
     ------
     InputError
-        If it is no density.
+        If it is no density, as that of a method which the data do not constrain.
     """
     if contamination is None:
         return None
     given = contamination
     if isinstance(given, xr.Dataset):
-        value, error = (float(v) for v in dask.compute(given["value"], given["error"]))
-        if np.isnan(value):
-            return np.nan, np.nan
-        given = (value, error)
+        given = tuple(float(v) for v in dask.compute(given["value"], given["error"]))
     pair = np.atleast_1d(np.asarray(given, float))
     if pair.shape not in ((1,), (2,)) or not (np.isfinite(pair) & (pair >= 0)).all():
         raise InputError(

@@ -1,5 +1,7 @@
 """Plateau, contamination of a real lens' profile, lensed contaminants, gradients across a field."""
 
+from contextlib import nullcontext
+
 import dask.array as da
 import dask.dataframe as dd
 import mocks
@@ -9,7 +11,7 @@ import pytest
 from conftest import no_compute
 from scipy import optimize
 
-from gcdask import density, profiles
+from gcdask import density, profiles, reduce
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid
 from gcdask.kernels import annuli
@@ -275,15 +277,21 @@ def test_the_excess_takes_what_contamination_gives(lazy):
         profile, empty = profile.chunk(), empty.chunk()
     level = profiles.contamination(profile, r_min=150)
     assert bool(level.chunks is not None and level.value.chunks is not None) == lazy
-    fit = profiles.gradient(cat, mask, towards=CENTER, contamination=level)
+    with no_compute() if lazy else nullcontext():
+        fit = profiles.gradient(cat, mask, towards=CENTER, contamination=level)
+    fit = fit.compute()
     assert fit.excess.item() == pytest.approx(fit.n.item() - float(level.value))
     unknown = profiles.contamination(empty)
     assert str(unknown.status.values).startswith("unconstrained")
-    fit = profiles.gradient(cat, mask, towards=CENTER, contamination=unknown)
+    fit = profiles.gradient(cat, mask, towards=CENTER, contamination=unknown).compute()
     assert np.isnan([fit.excess, fit.excess_error]).all()
     assert np.isfinite(fit.towards)
+    assert reduce.density_level(level) == (float(level.value), float(level.error))
+    for wrong in (np.nan, -1.0):
+        with pytest.raises(InputError, match="is no density"):
+            profiles.gradient(cat, mask, towards=CENTER, contamination=wrong)
     with pytest.raises(InputError, match="is no density"):
-        profiles.gradient(cat, mask, towards=CENTER, contamination=np.nan)
+        reduce.density_level(unknown)
 
 
 @pytest.mark.parametrize("chunks", [(130, 140), (40, 33), (7, 140)])

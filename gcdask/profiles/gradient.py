@@ -24,9 +24,14 @@ def _cell_block(
 
 
 def _plane(
-    total: sums.Sums, *, grid: Grid, center: tuple[float, float], level: tuple[float, float],
+    total: sums.Sums,
+    level: np.ndarray,
+    level_error: np.ndarray,
+    *,
+    grid: Grid,
+    center: tuple[float, float],
     kpc: float,
-) -> fits.Fit:  # fmt: skip
+) -> fits.Fit:
     cells = total["sums"].reshape(-1, 4)
     pixels, x, y, counts = cells[cells[:, 0] > 0].T
     area = pixels * grid.pixel_scale**2
@@ -43,7 +48,7 @@ def _plane(
     fit = plane.gradient(counts, area, *places)
     if not distance > 0 and not fit["status"]:
         fit |= {"status": "unconstrained: the field is centred on what it should point to"}
-    excess, error = fit["n"] - level[0], math.hypot(fit["n_error"], level[1])
+    excess, error = fit["n"] - float(level), math.hypot(fit["n_error"], float(level_error))
     fit |= {"excess": excess, "excess_error": error, "distance": distance, "position_angle": angle}
     for name in ("n", "towards", "across", "excess"):
         fit |= {f"{name}_kpc2{e}": fit[f"{name}{e}"] / kpc**2 for e in ("", "_error")}
@@ -75,7 +80,7 @@ def gradient(
         RA, Dec (deg) of the cluster; default ``field.center``.
     contamination : float, (float, float) or Dataset, optional
         Density of contaminants (arcsec-2) and its error, or the result of `contamination`, to
-        give the excess (NaN where that is). A lazy one is computed at once.
+        give the excess (NaN where that is).
     field : Field, optional
         Adds densities per kpc2.
     cell : float
@@ -109,16 +114,19 @@ def gradient(
             f"cell = {cell} arcsec is smaller than a pixel ({grid.pixel_scale:.3g} arcsec); give "
             "larger cells"
         )
-    level = reduce.density_level(contamination) or (math.nan, 0.0)
+    if isinstance(contamination, xr.Dataset):  # as lazy, and as unconstrained, as it is
+        level: tuple[Any, Any] = contamination["value"], contamination["error"]
+    else:
+        level = reduce.density_level(contamination) or (math.nan, 0.0)
     kernel = partial(_cell_block, step=grid.step, size=size)
     arrays = [good.data, reduce.points(catalog, good.data, grid)]
     total = reduce.reduce_maps(kernel, grid, arrays, sums.merge_windows)
     kpc = field.kpc_per_arcsec if field else math.nan
-    finalise = partial(_plane, grid=grid, center=center, level=level, kpc=kpc)
-    fit = reduce.apply(finalise, total=total)
+    finalise = partial(_plane, grid=grid, center=center, kpc=kpc)
+    fit = reduce.apply(finalise, total=total, level=level[0], level_error=level[1])
     attrs = {"towards": list(center), "cell": size * grid.pixel_scale, "kpc_per_arcsec": kpc}
     result = xr.Dataset(reduce.variables(fit, _gradient_spec(field is not None)), attrs=attrs)
-    return reduce.finish(result, catalog, mask)
+    return reduce.finish(result, catalog, mask, level[0])
 
 
 def _gradient_spec(kpc: bool) -> reduce.Spec:
