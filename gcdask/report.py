@@ -277,8 +277,10 @@ def _entry(
     tree: Mapping[str, Any], key: str, units: Mapping[str, str], name: str | None = None
 ) -> str:
     """Text of the entry ``key`` (dotted) of a tree with its error and unit."""
-    *path, last = key.split(".")
-    parent = _find(tree, ".".join(path)) if path else tree
+    parent, last = tree, key
+    if key not in tree:  # names of sectors may have dots
+        *path, last = key.split(".")
+        parent = _find(tree, ".".join(path)) if path else tree
     error = parent.get("error" if last == "value" else f"{last}_error")
     unit = units.get(name or key, "")
     if last in ("value", "level") and not unit:
