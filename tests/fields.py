@@ -20,7 +20,7 @@ tiles: {{size: {TILE}, retries: 0}}
 detect: {{threshold: 4 sigma, level: 1}}
 lens: {{path: lens.par}}
 density: {{pixel: 0.24, alphas: [1.4]}}
-compare: {{box: 3.0, n_range: [0.1, 5], jackknife: 5, bootstrap: 2, mocks: 2}}
+compare: {{box: 3.0, n_range: [0.1, 5], jackknife: 5, bootstrap: 0, mocks: 0, likelihood: false}}
 profiles:
   r_min: 0.5
   n: 6

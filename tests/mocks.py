@@ -13,6 +13,16 @@ AS1063 = (342.18322, -44.530889)  # the BCG
 CONTAMINATION = 0.363  # arcsec-2 (Diego et al. 2026)
 N_GC, RADIUS = 23_800, 60.0  # clusters within so many arcsec
 KAPPA_MAX = 2.0  # where galaxies' cores would hold most clusters
+#: A cluster's halo, for a lens model that is not read from a file.
+HALO = {
+    "x_centre": 0.0,
+    "y_centre": 0.0,
+    "ellipticity": 0.4,
+    "angle_pos": -36.0,
+    "core_radius": 5.0,
+    "cut_radius": 200.0,
+    "v_disp": 1000.0,
+}
 
 
 @lru_cache(maxsize=2)

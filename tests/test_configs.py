@@ -75,6 +75,7 @@ def test_as1063_runs_on_a_pair_of_modules(root, modules, tmp_path, capsys):
         "run", str(tmp_path / "as1063.yaml"), "--out", str(tmp_path / "out"), "--workers", "0",
         "--set", "mass.radius=[20]", "--set", "tiles.size=1024", "--set", QUIET,
         "--set", "profiles.slope_range=[5, 28]",
+        "--set", "compare.bootstrap=4", "--set", "compare.mocks=4",
     ]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "n_detected" in capsys.readouterr().out

@@ -105,14 +105,22 @@ class Job:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.05)
 
-    def left(self):
-        """Processes of the job that live, and folders that it forgot."""
+    def left(self, seconds=20):
+        """Processes of the job that live on, and folders that it forgot.
+
+        A resource tracker of Python's multiprocessing ends a moment after its parent.
+        """
+        deadline = time.monotonic() + seconds
+        while (found := self._alive()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return found + [str(path) for path in self.folder.glob(".gcdask-*")]
+
+    def _alive(self):
         listed = subprocess.run(
             ["ps", "-o", "pid=,stat=,args=", "-s", str(self.process.pid)],
             capture_output=True, text=True, check=False,
         ).stdout.splitlines()  # fmt: skip
-        alive = [line for line in listed if not line.split()[1].startswith("Z")]
-        return alive + [str(path) for path in self.folder.glob(".gcdask-*")]
+        return [line for line in listed if not line.split()[1].startswith("Z")]
 
 
 @pytest.fixture
@@ -134,7 +142,7 @@ def job(tmp_path, request):
 def test_the_job_ends_with_the_exit_code_of_the_run(job):
     for code in (0, 1, 2, 3, 4):
         started = job.start("field.yaml", "out", "--force", venv=job.folder, CODE=str(code))
-        assert started.wait(30) == code
+        assert started.wait(60) == code
         assert job.left() == []
     assert job.said("scontrol") == []
     runs, daskers = job.said("gcdask"), job.said("dask")
@@ -169,7 +177,7 @@ def test_other_ends_do_not_queue_the_job_again(job, number, code, restarts):
     started = job.start("field.yaml", "out", venv=job.folder, **environment)
     job.await_(lambda: job.said("gcdask"))
     started.send_signal(number)
-    assert started.wait(30) == code
+    assert started.wait(60) == code
     assert job.said("scontrol") == []
     assert job.left() == []
 

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import no_compute
+from mocks import AS1063 as CENTER
+from mocks import HALO
 from scipy.optimize import minimize_scalar
 
 from gcdask import catalog as catalogs
@@ -21,16 +23,6 @@ from gcdask.lensing import (
     read_lenstool,
 )
 
-CENTER = (342.18322, -44.530889)
-HALO = {
-    "x_centre": 0.0,
-    "y_centre": 0.0,
-    "ellipticity": 0.4,
-    "angle_pos": -36.0,
-    "core_radius": 5.0,
-    "cut_radius": 200.0,
-    "v_disp": 1000.0,
-}
 Z = 2.0
 BANDS = ["f090w", "f150w", "f200w", "f444w"]
 OPTIONS = {"flux": BANDS, "flux_error": [f"e_{b}" for b in BANDS], "step": 0.5}

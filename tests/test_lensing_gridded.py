@@ -11,6 +11,8 @@ from astropy.io import fits
 from conftest import no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mocks import AS1063 as CENTER
+from mocks import HALO
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid
@@ -26,16 +28,6 @@ from gcdask.lensing import (
 )
 from gcdask.mosaic import write_zarr_map
 
-CENTER = (342.18322, -44.530889)
-HALO = {
-    "x_centre": 0.0,
-    "y_centre": 0.0,
-    "ellipticity": 0.4,
-    "angle_pos": -36.0,
-    "core_radius": 5.0,
-    "cut_radius": 200.0,
-    "v_disp": 1000.0,
-}
 MODEL = LenstoolModel.from_potentials([HALO], CENTER, 0.348)
 
 

@@ -8,22 +8,14 @@ import xarray as xr
 from conftest import no_compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mocks import AS1063 as CENTER
+from mocks import HALO
 
 from gcdask.errors import InputError
 from gcdask.grid import Grid
 from gcdask.lensing import LenstoolModel, distance_ratio, enclosed_mass, read_lenstool
 from gcdask.lensing.images import ImagePlane
 
-CENTER = (342.18322, -44.530889)
-HALO = {
-    "x_centre": 0.0,
-    "y_centre": 0.0,
-    "ellipticity": 0.4,
-    "angle_pos": -36.0,
-    "core_radius": 5.0,
-    "cut_radius": 200.0,
-    "v_disp": 1000.0,
-}
 GALAXY = {
     "x_centre": 14.0,
     "y_centre": 9.0,

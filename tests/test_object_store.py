@@ -81,7 +81,8 @@ def test_a_run_from_end_to_end(server, field, clean, capfd, tmp_path):
     assert "up to date" in again.out + again.err
     assert versions.ids(out) == [run]
     # another setting takes all tiles over, on the store itself
-    result = pipeline.run(load(field, ["compare.box=4", "output.figures=false"]), out)
+    quiet = ["output.figures=false", "output.report=false"]
+    result = pipeline.run(load(field, ["compare.box=4", *quiet]), out)
     assert tiles_of(result) == {"image": (0, 4), "reference": (0, 2)}
     assert versions.latest(out) == versions.ids(out)[-1] != run
     assert cli.main(["status", out]) == 0

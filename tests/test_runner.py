@@ -146,10 +146,11 @@ def test_a_task_that_fails_is_tried_again(client, cluster, tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_task_that_kills_its_workers_is_given_up():
+def test_a_task_that_kills_its_workers_is_given_up_alone():
+    # the scheduler blames what waits on the same worker as well, here at the first loss
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
         Client(cluster) as opened,
     ):
         found = Runner(opened).map("deadly", dies_at_three, range(6), keep_failures=True)

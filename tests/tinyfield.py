@@ -45,7 +45,10 @@ CONFIG = {
     "detect": {"threshold": "4 sigma", "level": 1},
     "lens": {"path": "lens.par"},
     "density": {"alphas": [1.4]},
-    "compare": {"box": 1.0, "n_range": [0.1, 5], "jackknife": 2, "bootstrap": 2, "mocks": 2},
+    "compare": {
+        "box": 1.0, "n_range": [0.1, 5], "jackknife": 2,
+        "bootstrap": 0, "mocks": 0, "likelihood": False,
+    },
     "profiles": {
         "r_min": 0.5, "n": 6, "slope_range": [0.5, 4],
         "contamination": {"method": "given", "value": 0.1},

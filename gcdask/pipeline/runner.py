@@ -6,7 +6,7 @@ import contextlib
 import errno
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -47,6 +47,11 @@ class Failed:
     def is_of_the_run(self) -> bool:
         """Whether other tasks would fail too: the disk is full, or must not be written."""
         return isinstance(self.error, OSError) and self.error.errno in FATAL
+
+    @property
+    def is_of_the_worker(self) -> bool:
+        """Whether its workers died: of this task, or of another one beside it."""
+        return type(self.error).__name__ == "KilledWorker"
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
@@ -194,19 +199,25 @@ class Runner:
     def _submitted(
         self, func: Callable[..., Any], items: Sequence[Any], args: Any, kept: list | None
     ) -> Generator[tuple[int, Any], None, None]:
-        """Yield the index and the result of every item as the cluster finishes them."""
+        """Yield the index and the result of every item as the cluster finishes them.
+
+        A scheduler blames the loss of a worker on every task that was there: those given up for
+        it are tried once more at the end, each alone, where only the guilty one fails.
+        """
         assert self.client is not None
         client = self.client
         options = {"pure": False, "retries": self.retries, "resources": self.resources}
         # results of tasks, not scattered: what a lost worker held can be made again
         common = [client.submit(_same, a, **options) for a in args]
-        waiting = iter(enumerate(items))
+        waiting = iter(range(len(items)))
+        suspects: list[int] = []
+        alone: set[int] = set()
         where: dict[Future, int] = {}
 
-        def submit(n: int) -> list[Future]:
+        def submit(indices: Iterable[int]) -> list[Future]:
             futures = []
-            for k, item in itertools.islice(waiting, n):
-                future = client.submit(func, item, *common, **options)
+            for k in indices:
+                future = client.submit(func, items[k], *common, **options)
                 if kept is not None:
                     kept[k] = client.submit(itemgetter(1), future, **options)
                     future = client.submit(itemgetter(0), future, **options)
@@ -215,17 +226,24 @@ class Runner:
             return futures
 
         # the client's own loop: that of another client would miss what happens to its futures
-        running = as_completed(
-            submit(IN_FLIGHT), loop=client.loop, with_results=True, raise_errors=False
-        )
+        first = submit(itertools.islice(waiting, IN_FLIGHT))
+        running = as_completed(first, loop=client.loop, with_results=True, raise_errors=False)
         try:
             for future, value in running:
                 if future.status == "error":
                     value = Failed.of(future.exception())
                 elif future.status != "finished":
                     raise _lost(client)
-                running.update(submit(1))
-                yield where.pop(future), value
+                k = where.pop(future)
+                blamed = isinstance(value, Failed) and value.is_of_the_worker and k not in alone
+                if blamed:
+                    suspects.append(k)
+                running.update(submit(itertools.islice(waiting, 1)))
+                if suspects and not where:
+                    alone.add(suspects[0])
+                    running.update(submit([suspects.pop(0)]))
+                if not blamed:
+                    yield k, value
         except (CancelledError, OSError) as error:
             raise _lost(client) from error
         finally:
