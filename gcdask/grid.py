@@ -304,6 +304,12 @@ class Tile:
         return slice(y0 - wy, y1 - wy), slice(x0 - wx, x1 - wx)
 
 
+@lru_cache(maxsize=64)
+def _flat(h0: float, om0: float) -> FlatLambdaCDM:
+    """The universe, which takes astropy 50 ms to make."""
+    return FlatLambdaCDM(H0=h0, Om0=om0)
+
+
 @dataclass(frozen=True)
 class Field:
     """What the mosaic looks at: a lens at ``z_lens`` about ``center``, sources at ``z_source``.
@@ -336,7 +342,7 @@ class Field:
     @property
     def cosmology(self) -> FlatLambdaCDM:
         """The flat cosmology."""
-        return FlatLambdaCDM(H0=self.h0, Om0=self.om0)
+        return _flat(self.h0, self.om0)
 
     @cached_property
     def kpc_per_arcsec(self) -> float:

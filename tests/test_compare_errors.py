@@ -69,6 +69,9 @@ def test_relative_errors_do_not_depend_on_the_pixel():
     np.testing.assert_allclose(relative, relative[0], rtol=0.03)
     default = compare.bootstrap_beta(table, kappa, 3, 0, CENTER, radius=12)
     assert default.attrs["pixel"] == pytest.approx(0.4)
+    # five pixels of 0.7 arcsec, which cover less than the map: its own middle is meant all the same
+    odd = compare.bootstrap_beta(table, kappa, 2, 0, radius=12, pixel=0.7)
+    assert odd.attrs["center"] == pytest.approx([float(v) for v in fine.sky(*fine.center)])
 
 
 def test_the_density_of_contaminants_is_subtracted_from_each_replicate():

@@ -163,6 +163,8 @@ def test_other_cosmologies_are_announced(par):
     with pytest.warns(UserWarning, match="no cosmology"):
         assert read_lenstool(par(HALO, cosmo="")).h0 == 70
     assert read_lenstool(par(HALO, cosmo=COSMO.replace("70.0", "67.7"))).h0 == 67.7
+    with pytest.raises(InputError, match=r"\.par: h0 = -70.0 makes no universe"):
+        read_lenstool(par(HALO, cosmo=COSMO.replace("70.0", "-70.0")))
 
 
 def test_a_coreless_potential_stays_finite(par):
@@ -264,7 +266,7 @@ def test_from_potentials_defaults_and_errors():
             LenstoolModel.from_potentials([{**halo, **change}], (10, 20), 0.3)
     with pytest.raises(InputError, match="no v_disp"):
         LenstoolModel.from_potentials([{k: halo[k] for k in halo if k != "v_disp"}], (1, 2), 0.3)
-    for options in ({"h0": np.nan}, {"om0": -5}):
+    for options in ({"h0": np.nan}, {"om0": -5}, {"h0": "70"}, {"h0": 0}):
         with pytest.raises(InputError, match="makes no universe"):
             LenstoolModel.from_potentials([halo], (10, 20), 0.3, **options)
     for center in ((10,), "here"):

@@ -175,6 +175,7 @@ def test_what_boxes_cannot_tell_is_said_in_words():
     assert flat.attrs["status"].startswith("unconstrained")
     nothing = compare.predict_kappa([1.0, 2.0], few)
     assert np.isnan(nothing.kappa).all()
+    assert nothing.attrs["status"] == few.attrs["status"]
     test = compare.transfer_test(boxes_of(rng.uniform(0.1, 2, 50), rng.poisson(9, 50)), few)
     assert np.isnan(test.bias)
     assert test.attrs["status"].startswith("unconstrained: only 3 boxes")

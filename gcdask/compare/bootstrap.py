@@ -13,7 +13,7 @@ import xarray as xr
 
 from gcdask import density, reduce
 from gcdask.catalog.parts import boxed
-from gcdask.compare.beta import aligned, check_sectors, per_density
+from gcdask.compare.beta import aligned, center_of, check_sectors, per_density
 from gcdask.compare.resolution import coarsened, factor_for
 from gcdask.density.graphs import lines
 from gcdask.grid import Grid
@@ -138,6 +138,7 @@ def bootstrap_beta(
     axes = check_sectors(sectors, half_width)
     k = as_map(kappa, "kappa")
     full = Grid.of(k)
+    center = center_of(full, center)
     none = k.copy(data=da.zeros_like(k.data, dtype=float))
     extra = none if background is None else as_map(background, "background")
     check_pixels(extra, full, "background", "kappa")

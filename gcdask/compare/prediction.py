@@ -21,7 +21,7 @@ WHAT = (
     "a catalogue (with like= or mask=), a map of number density, the result of box_relation, or "
     "densities"
 )
-NEEDED = ("a", "b", "n0", "cov", "scatter", "n_low", "n_high")
+NUMBERS = ("a", "b", "n0", "cov", "scatter", "n_low", "n_high")
 
 
 def predict_kappa(
@@ -78,7 +78,7 @@ def predict_kappa(
         covariance of a, b and n0, and the scatter about the relation), its parts
         ``error_poisson``, ``error_relation``, ``error_scatter``, ``extrapolated`` (n outside the
         fitted range), ``n`` and ``n_error`` (arcsec-2), with ``field`` ``sigma`` and its error
-        (Msun / kpc2); NaN where the relation is.
+        (Msun / kpc2); NaN where the relation is, and ``status`` then says why.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def predict_kappa(
     level = reduce.density_level(contamination)
     result = xr.apply_ufunc(
         partial(prediction.table, level=level),
-        n, error, *(relation[k] for k in NEEDED),
+        n, error, *(relation[k] for k in NUMBERS),
         input_core_dims=[[], [], [], [], [], ["parameter", "parameter_2"], [], [], []],
         output_core_dims=[["value"]], dask="parallelized", output_dtypes=[float],
         dask_gufunc_kwargs={"output_sizes": {"value": len(_VALUES)}},
@@ -108,6 +108,9 @@ def predict_kappa(
             out[name] = (out[kappa] * field.sigma_cr).assign_attrs(
                 units="Msun / kpc2", long_name=text, **places
             )
+    out["status"] = relation["status"].assign_attrs(
+        units="", long_name="empty if the relation is sound, else why kappa may be NaN"
+    )
     return reduce.finish(out, *lazy, relation)
 
 
@@ -123,7 +126,7 @@ _VALUES = {
 
 def check_relation(relation: xr.Dataset) -> None:
     """Raise `InputError` for anything but a relation."""
-    missing = sorted(set(NEEDED) - set(relation.variables))
+    missing = sorted({*NUMBERS, "status"} - set(relation.variables))
     if missing:
         raise InputError(f"relation lacks {missing}; give the result of fit_power_law")
 

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from gcdask import reduce
-from gcdask.compare.prediction import NEEDED, check_relation, poisson_noise
+from gcdask.compare.prediction import NUMBERS, check_relation, poisson_noise
 from gcdask.compare.relation import PARAMETERS, fit_power_law, law_spec, sky_blocks
 from gcdask.errors import InputError
 from gcdask.grid import Field, tangent_offsets
@@ -185,7 +185,7 @@ def transfer_test(
         blocks=sky_blocks(boxes, jackknife),
         fit_status=relation["status"] if "status" in relation else np.array("", object),
         **{k: boxes[k] for k in ("kappa", "area")},
-        **{k: relation[k] for k in NEEDED},
+        **{k: relation[k] for k in NUMBERS},
     )
     out = xr.Dataset(reduce.variables(table, _test_spec(boxes.sizes["box"])))
     out = out.assign_coords({k: boxes[k] for k in ("x", "y", "ra", "dec") if k in boxes})

@@ -18,7 +18,7 @@ from gcdask.lensing.lens import Lens, Like
 from gcdask.lensing.maps import Axes, directions, open_pair, pixel_steps, redshifts, unit_factor
 from gcdask.lensing.model import sky_position
 from gcdask.lensing.resample import sampled
-from gcdask.lensing.scale import rescale_factor
+from gcdask.lensing.scale import check_cosmology, rescale_factor
 from gcdask.tiles import layout
 
 SIDE = 1024  # px: parts of a map that are read at a time
@@ -89,8 +89,7 @@ def read_deflection(
         ax.rename("alpha_x"),
         ay.rename("alpha_y"),
         tuple(map(tuple, directions(grid, axes) * factors)),
-        h0,
-        om0,
+        *check_cosmology(h0, om0),
         name,
         outside,
     )

@@ -23,6 +23,7 @@ from gcdask.lensing.model import (
     sky_position,
 )
 from gcdask.lensing.parfile import Section, format_sections, read_sections, write_text
+from gcdask.lensing.scale import check_cosmology
 
 
 def read_lenstool(path: Any, *, center: tuple[float, float] | None = None) -> LenstoolModel:
@@ -125,7 +126,7 @@ def _cosmology(path: Any, sections: list[Section]) -> tuple[float, float]:
             f"cosmological constant; distances use Om = {om0:g} in one",
             stacklevel=3,
         )
-    return h0, om0
+    return check_cosmology(h0, om0, f"{path}: ")
 
 
 def _read_potential(section: Section, index: int, h0: float, om0: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from gcdask.errors import InputError
 from gcdask.kernels import dpie
 from gcdask.kernels.deflection import deflection_infinity, shear_infinity
 from gcdask.lensing.lens import Lens, Like
+from gcdask.lensing.scale import check_cosmology
 
 COLUMNS = {
     "name": "str",
@@ -108,9 +109,7 @@ class LenstoolModel(Lens):
             given = [{k: v for k, v in r.items() if not pd.isna(v)} for r in records]
         else:
             given = [dict(p) for p in potentials]
-        for key, value, sound in (("h0", h0, h0 > 0), ("om0", om0, 0 <= om0 <= 1)):
-            if not (sound and np.isfinite(value)):
-                raise InputError(f"{key} = {value} makes no universe; give e.g. h0=70, om0=0.3")
+        h0, om0 = check_cosmology(h0, om0)
         rows = [complete(p, i, z_lens) for i, p in enumerate(given)]
         for row in rows:
             check(row, f"potential {row['name']}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -12,6 +15,15 @@ import xarray as xr
 from gcdask.errors import InputError
 from gcdask.grid import Field, Grid, tangent_offsets
 from gcdask.reduce import around
+
+
+def check_cosmology(h0: Any, om0: Any, of: str = "") -> tuple[float, float]:
+    """H0 and Omega_m of a flat universe as floats; raises `InputError` naming ``of`` if none."""
+    for key, value, most in (("h0", h0, math.inf), ("om0", om0, 1.0)):
+        real = isinstance(value, Real) and math.isfinite(value)
+        if not (real and 0 <= value <= most and (value or key == "om0")):
+            raise InputError(f"{of}{key} = {value!r} makes no universe; give e.g. h0=70, om0=0.3")
+    return float(h0), float(om0)
 
 
 @lru_cache(maxsize=1024)

@@ -157,4 +157,6 @@ def _smooth_tasks(config: Config, inputs: Inputs) -> int:
         factor = 1
     cells = [-(-n // (factor * 1024)) for n in inputs.grid.shape]
     maps = 1 + len(config.density.alphas) + (inputs.lens is not None)
-    return int(np.prod(cells)) * maps * 6
+    c = config.compare
+    drawn = 5 * c.bootstrap + 11 * c.mocks if inputs.lens is not None else 0
+    return int(np.prod(cells)) * (maps * 6 + drawn)
