@@ -13,6 +13,13 @@ from clusters import local_cluster
 from gcdask import cli
 
 
+def pytest_collection_modifyitems(items):
+    """With ``-n``: tests that start clusters run one after the other, beside the other files."""
+    for item in items:
+        group = "cluster" if item.get_closest_marker("cluster") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def shared_folder():
     """Folder of the real data; the test skips where it is absent."""
     root = os.environ.get("GCDASK_SHARED", Path(__file__).parents[2] / "shared")

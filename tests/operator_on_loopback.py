@@ -114,7 +114,7 @@ class Operator(ThreadingHTTPServer):
             process.terminate()
         for process in self.processes:
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=5)
             except subprocess.TimeoutExpired:  # it waits for a scheduler that is gone
                 process.kill()
                 process.wait()

@@ -27,7 +27,7 @@ def _warnings(caplog):
 def _environment(index):
     import cv2
 
-    return os.getpid(), cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"]
+    return os.getpid(), cv2.getNumThreads(), os.environ.get("OMP_NUM_THREADS")
 
 
 def test_own_workers_are_processes_with_one_thread(capfd, caplog):

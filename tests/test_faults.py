@@ -59,7 +59,7 @@ def moments(n, seed):
     return np.random.default_rng(seed).integers(1, STEPS // n, n) + np.arange(n) * (STEPS // n)
 
 
-few_or_many = pytest.mark.parametrize("n", [2, pytest.param(10, marks=pytest.mark.slow)])
+one_or_many = pytest.mark.parametrize("n", [1, pytest.param(10, marks=pytest.mark.slow)])
 
 
 # -- the same on any cluster ---------------------------------------------------------------------
@@ -107,7 +107,7 @@ def assert_close(a, b):
 
 
 # -- workers -------------------------------------------------------------------------------------
-@few_or_many
+@one_or_many
 def test_a_killed_worker_is_made_up_for(field, clean, tmp_path, n):
     """One of two workers is killed, each time at another moment; a new one comes after the run."""
     with local_cluster(tmp_path / "cluster", workers=2) as cluster, Client(cluster.address) as c:
@@ -239,7 +239,7 @@ def assert_gone(leader, seconds=10):
         time.sleep(0.1)
 
 
-@few_or_many
+@one_or_many
 def test_a_run_that_is_told_to_stop_goes_on_later(field, clean, tmp_path, n):
     """SIGTERM at random moments, from the first second to the report; some with own workers."""
     codes = []
