@@ -43,7 +43,7 @@ FIGURES: tuple[tuple[str, Callable[..., Path], str, str], ...] = (
         plots.luminosity_function,
         "Luminosity function",
         "Sources per magnitude, less contaminants where a second field tells them, and the "
-        "Gaussian fitted to those above the limit.",
+        "Gaussian fitted to those brighter than the limit.",
     ),
 )
 
