@@ -161,9 +161,18 @@ def size(path: Any) -> int | None:
         return None
 
 
+def check_regular(path: Any) -> None:
+    """Raise `InputError` for a local device or pipe, which may never end, nor begin."""
+    if is_remote(path) or not os.path.exists(path):
+        return
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path} is no regular file, but a device or pipe; give a file")
+
+
 def read_bytes(path: Any) -> bytes:
     """Content of a file; raises FileNotFoundError, or `InputError` for what the store refuses."""
     if not is_remote(path):
+        check_regular(path)
         return Path(path).read_bytes()
     with told(path, missing=False):
         fs, root = filesystem(path)

@@ -458,6 +458,22 @@ def test_region_files(tiny, finished, text, words):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"mask": {"regions": ["pipe.csv"]}},
+        {"mask": {"files": ["pipe.csv"]}},
+        {"manual": "pipe.csv"},
+        {"lens": {"path": "pipe.csv"}},
+        {"lens": {"images": "pipe.csv"}},
+        {"mosaic": {"bands": {"A": "pipe.csv"}}},
+    ],
+)
+def test_pipes_are_not_waited_for(tiny, finished, changes):
+    os.mkfifo("pipe.csv")
+    refused(tiny, finished, changes, "pipe.csv", "no regular file, but a device or pipe")
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda: None, ["mask.files[0]", "m.fits", "does not exist"]),

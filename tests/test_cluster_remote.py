@@ -67,6 +67,7 @@ def test_files_of_no_scheduler_are_refused(tmp_path):
     for text in ("", "[1]", "{}"):
         file.write_text(text)
         assert f"{file} is no scheduler file" in refused(scheduler_file=str(file))
+    assert "/dev/zero is no regular file" in refused(scheduler_file="/dev/zero")
 
 
 def test_the_dashboards_address_is_printed(running, capsys):

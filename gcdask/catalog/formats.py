@@ -82,6 +82,7 @@ def open_table(path: Any, *, hdu: int | str | None, block: int) -> RawTable:
         remote_info(str(path))
     elif not fs.exists(root):
         raise InputError(f"{path} does not exist; check the path of the catalogue")
+    storage.check_regular(path)
     if not found:
         raise InputError(f"{path}: unknown kind of catalogue; use .parquet, .fits, .ecsv or .csv")
     with _readable(path):

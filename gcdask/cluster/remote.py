@@ -8,9 +8,9 @@ import logging
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcdask import storage
 from gcdask.cluster.quiet import close, quiet, reason
 from gcdask.cluster.security import ENCRYPTED, check_address, security
 from gcdask.errors import InputError
@@ -52,7 +52,7 @@ def running(settings: Cluster) -> Iterator[Client]:
 def read_address(file: str) -> str:
     """Address in the file that ``dask scheduler --scheduler-file`` wrote."""
     try:
-        address = json.loads(Path(file).read_text())["address"]
+        address = json.loads(storage.read_bytes(file))["address"]
     except FileNotFoundError:
         raise InputError(
             f"no scheduler file at {file}; start one (dask scheduler --scheduler-file {file})"

@@ -147,6 +147,7 @@ def read_lines(path: Any, what: str) -> list[str]:
 
 def _opened(path: str) -> Any:
     if not storage.is_remote(path):
+        storage.check_regular(path)
         return open(path, "rb")
     fs, root = storage.filesystem(path)
     return fs.open(root, "rb")

@@ -243,8 +243,7 @@ def check_file(file: str) -> tuple[str, int]:
         raise InputError(
             f"{file} is a folder, neither a FITS file nor a zarr store; check the path"
         )
-    if not os.path.isfile(file):
-        raise InputError(f"{file} is no regular file, but a device or pipe; give a FITS file")
+    storage.check_regular(file)
     return storage.state(file)["stamp"], os.path.getsize(file)
 
 
