@@ -428,6 +428,6 @@ def _what(error: BaseException, path: Any) -> str:
         return f"cannot be written ({error.strerror}); free space there, then run again"
     if re.search("Connect|Timeout|Endpoint|ServerDisconnected", kind):
         return f"cannot be reached ({said or kind.split()[0]}); check the address and the network"
-    if isinstance(error, OSError) and is_remote(path):
+    if is_remote(path) and (isinstance(error, OSError) or re.search("BotoCore|ClientError", kind)):
         return f"cannot be used ({said or kind.split()[0]}); check the address"
     return ""

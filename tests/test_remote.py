@@ -381,3 +381,10 @@ def test_a_file_that_changes_is_seen_in_the_same_process(kind, request, tmp_path
     assert open_sources(url).sci[0].stamp(0, 9, 0, 9) != stamp
     again = [storage.state(url), storage.state(f"{url}[1]")]
     assert all(now and now != before for now, before in zip(again, states, strict=True))
+
+
+def test_addresses_that_name_no_bucket_are_told_in_one_line(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret of someone")
+    with pytest.raises(InputError, match=r"^s3:// cannot be used .*; check the address$"):
+        storage.read_bytes("s3://")
