@@ -229,7 +229,7 @@ def holds_of_configuration(field, text):
     assert contents(field.parent) == before
 
 
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=500)
 @given(text=configurations())
 def test_configurations(field, text):
     holds_of_configuration(field, text)
@@ -360,7 +360,7 @@ def holds_of_file(folder, content):
         open_mosaic(path).sci[0, :9, :9].compute(scheduler="sync")
 
 
-@settings(FUZZ, max_examples=80)
+@settings(FUZZ, max_examples=200)
 @given(content=files())
 def test_fits_headers(tmp_path_factory, content):
     holds_of_file(tmp_path_factory.mktemp("fits"), content)
