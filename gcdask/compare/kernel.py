@@ -208,7 +208,7 @@ def _graph(
     wedges: int,
     center: Center,
 ) -> tuple[da.Array, xr.DataArray]:
-    """Lazy fit (a 0-d object array), and one of the density maps, for its unit."""
+    """Lazy fit (a 0-d object array), and the density maps, for their unit."""
     grid, size = Grid.of(k), (edges.size - 1) * wedges
     y, x = lines(grid, k.data.chunks)
     label = partial(_cells, grid=grid, center=center, edges=edges, wedges=wedges)
@@ -222,11 +222,12 @@ def _graph(
         return reduce.reduce_maps(kernel, grid, [cells, values.data], sums.merge_moments)
 
     rho = {}
-    for i, (alpha, softening) in enumerate((a, s) for a in axes[0] for s in axes[1]):
-        one = density.density_map(catalog, k, float(alpha), float(softening))
+    kernels = [(float(a), float(s)) for a in axes[0] for s in axes[1]]
+    maps = density.density_scan(catalog, k, kernels)
+    for i, kernel in enumerate(kernels):
+        one = maps.isel(kernel=i)
         if contamination is not None:
-            extra = density.smooth_map(contamination, k, float(alpha), float(softening))
-            one = (one - extra).assign_attrs(one.attrs)
+            one = one - density.smooth_map(contamination, k, *kernel)
         rho[f"rho{i}"] = means(one)
     inside = partial(_within, grid=grid, center=center, reach=float(edges[-1]))
     table = partial(_table, alphas=axes[0], softenings=axes[1], shape=(edges.size - 1, wedges))
@@ -237,7 +238,7 @@ def _graph(
         sources=reduce.reduce_sources(catalog, grid, inside, sums.add),
         **rho,
     )
-    return fit, one
+    return fit, maps
 
 
 def _scan(alphas: Any, softenings: Any) -> tuple[np.ndarray, np.ndarray]:

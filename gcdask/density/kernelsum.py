@@ -170,12 +170,16 @@ class Layout:
         away = extent.good > extent.near
         return cls(box, alpha, softening, scale, plan, unit, away, largest * softening**-alpha)
 
-    def share(self, points: np.ndarray) -> Share:
-        """Far field of an array (2 or 3, n) of x, y and weights."""
+    def share(self, points: np.ndarray, nodes: nearfar.Nodes | None = None) -> Share:
+        """Far field of an array (2 or 3, n) of x, y and weights.
+
+        ``nodes`` are those of a layout that differs in the kernel alone.
+        """
         rows = with_weights(points[:, np.isfinite(points).all(axis=0)])
         away = distant.outlying(rows[0], rows[1], self.box)
-        x, y, w = rows[:, ~away]
-        nodes = nearfar.assign(x, y, w, self.plan) if self.plan else nearfar.merge([])
+        if nodes is None:
+            x, y, w = rows[:, ~away]
+            nodes = nearfar.assign(x, y, w, self.plan) if self.plan else nearfar.merge([])
         x, y, w = rows[:, away]
         kernel = self.alpha, self.softening, self.scale
         return Share(nodes, distant.node_sums(x, y, w, self.box, *kernel, self.unit))
@@ -225,6 +229,25 @@ class KernelSum:
             out = np.zeros((len(many), ys.size, xs.size))
         else:
             out = nearfar.evaluate_many(coeffs, points.x, points.y, w, ys, xs, plan)
+        for rho, one in zip(out, many, strict=True):
+            if one.outlying is not None:
+                distant.add(rho, one.outlying, ys, xs, box)
+        return out
+
+    @staticmethod
+    def at_kernels(
+        many: Sequence[KernelSum], ys: np.ndarray, xs: np.ndarray, points: Points
+    ) -> np.ndarray:
+        """Evaluate sums that differ in the kernel alone, float64 ``(n, ys.size, xs.size)``."""
+        plans, box = [one.layout.plan for one in many], many[0].layout.box
+        if many[0].layout.any_outlying:
+            points = points[~distant.outlying(points.x, points.y, box)]
+        out = np.zeros((len(many), ys.size, xs.size))
+        coeffs = [one.coeffs for one in many if one.coeffs is not None]
+        if coeffs:
+            known = [plan for plan in plans if plan is not None]
+            x, y, w = points.x, points.y, points.w
+            out = nearfar.evaluate_kernels(coeffs, x, y, w, ys, xs, known)
         for rho, one in zip(out, many, strict=True):
             if one.outlying is not None:
                 distant.add(rho, one.outlying, ys, xs, box)

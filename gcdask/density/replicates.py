@@ -68,7 +68,8 @@ def _shares(layout: Layout, points: np.ndarray, *, seed: int, replicates: range)
     return [layout.share(np.stack([*good[:2, w > 0], w[w > 0]])) for w in drawn]
 
 
-def _merge(parts: list[list[Share]]) -> list[Share]:
+def merge_shares(parts: list[list[Share]]) -> list[Share]:
+    """Merge the shares of several sums, each for itself."""
     return [Share.merge(each) for each in zip(*parts, strict=True)]
 
 
@@ -130,7 +131,7 @@ def bootstrap_maps(
     r_c = RADIUS * grid.pixel_scale
     sources = graphs.Sources.of(with_keys(catalog), grid, KEY)
     near = sources.near(grid, chunks, reach(grid, sources.boxes, r_c))
-    merges: Any = Extent.merge, _merge
+    merges: Any = Extent.merge, merge_shares
     extents = graphs.per_element(partial(_extent, box=box_of(grid)), sources.parts)
     lay_out = partial(Layout.of, grid=grid, alpha=alpha, softening=softening, r_c=r_c)
     plan = graphs.once(lay_out, reduce.tree(extents, merges[0]))

@@ -8,6 +8,7 @@ reorder anything (no fastmath), so that a place's sum is the same in bits whatev
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -33,40 +34,48 @@ def rise(t: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _root(alpha: float, softening: float, longest: float) -> tuple[tuple[float, ...], ...]:
-    """Find W**(1/4) up to d = ``longest`` as a polynomial of z = (D - m) / (D + m), D = s + d.
+def _roots(
+    kernels: tuple[tuple[float, float], ...], longest: float
+) -> tuple[tuple[tuple[float, ...], ...], tuple[float, float, float]]:
+    """Find W**(1/4) of each ``(alpha, softening)`` up to d = ``longest`` as a polynomial of z.
 
-    With m the geometric mean of the least and largest D, the function converges fast however far
-    these are apart, and its fourth root does so with a small *relative* error.
+    z = (D - m) / (D + m) with D = s + d, s the least softening, and m the geometric mean of the
+    least and largest D: the functions converge fast however far these are apart, and the fourth
+    roots do so with a small *relative* error.
 
     Returns
     -------
-    coefficients : tuple of float
-        Highest first, of powers up to degree 16, else of Chebyshev polynomials, both of z
-        divided by its largest value.
+    coefficients : tuple of tuple of float
+        For each kernel, as many: highest first, of powers up to degree 16, else of Chebyshev
+        polynomials, of z divided by its largest value.
     variable : (float, float, float)
         ``a, b, c`` that give this as ``a - b / (d + c)``.
     """
-    ratio = 1 + max(longest / softening, 1e-6)
-    end, middle = (math.sqrt(ratio) - 1) / (math.sqrt(ratio) + 1), softening * math.sqrt(ratio)
+    least = min(softening for _, softening in kernels)
+    ratio = 1 + max(longest / least, 1e-6)
+    end, middle = (math.sqrt(ratio) - 1) / (math.sqrt(ratio) + 1), least * math.sqrt(ratio)
 
-    def root(t: np.ndarray) -> np.ndarray:
-        return np.asarray((middle * (1 + end * t) / (1 - end * t)) ** (-alpha / 4))
+    def root(t: np.ndarray, alpha: float, softening: float) -> np.ndarray:
+        d = middle * (1 + end * t) / (1 - end * t)
+        return np.asarray((d + (softening - least)) ** (-alpha / 4))
 
     t = np.linspace(-1, 1, 1001)
     series: Any
     for degree in _DEGREES:
-        series = chebyshev.chebinterpolate(root, degree)  # type: ignore[type-var]
-        if np.abs(chebyshev.chebval(t, series) / root(t) - 1).max() < ERROR / 4:
+        series = [chebyshev.chebinterpolate(root, degree, k) for k in kernels]  # type: ignore[type-var]
+        values = zip(series, kernels, strict=True)
+        worst = max(np.abs(chebyshev.chebval(t, c) / root(t, *k) - 1).max() for c, k in values)
+        if worst < ERROR / 4:
             break
     if degree <= _HORNER:
-        series = chebyshev.cheb2poly(series)
-    return tuple(series[::-1].tolist()), (1 / end, 2 * middle / end, softening + middle)
+        series = [chebyshev.cheb2poly(c) for c in series]
+    variable = 1 / end, 2 * middle / end, least + middle
+    return tuple(tuple(c[::-1].tolist()) for c in series), variable
 
 
 @njit(cache=True, nogil=True, inline="always")
 def _series(c: Any, z: Any) -> Any:
-    """Evaluate what `_root` gives; the branch is taken when this is compiled."""
+    """Evaluate what `_roots` gives; the branch is taken when this is compiled."""
     p = c[0]
     if len(c) <= _HORNER + 1:
         for n in range(1, len(c)):
@@ -182,6 +191,50 @@ def _sum_many(
         out[:, i] = lines[:, :nx]
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_kernels(
+    out: Any, x: Any, y: Any, w: Any, ys: Any, xs: Any, step: Any, c: Any, variable: Any
+) -> None:
+    """`_sum` without a hole for kernels ``c`` (n, powers) and ``out`` (n, rows, columns)."""
+    n_kernels, ny, nx = out.shape
+    lines = np.zeros((n_kernels, xs.size))
+    z, weight = np.empty(_LANES), np.empty(_LANES)
+    z0, z1, z2 = variable
+    columns = 1 / step
+    first = 0
+    for i in range(ny):
+        lines[:, :nx] = out[:, i]
+        while first < y.size and y[first] < ys[i] - 1:
+            first += 1
+        for k in range(first, y.size):
+            dy, xk, wk = y[k] - ys[i], x[k], w[k]
+            if dy > 1:
+                break
+            dy2 = dy * dy
+            half = math.sqrt(max(1 - dy2, 0.0))
+            start = max(math.ceil((xk - half - xs[0]) * columns), 0)
+            stop = min(math.floor((xk + half - xs[0]) * columns) + 1, nx)
+            for j in range(start, stop, _LANES):
+                places = xs[j : j + _LANES]
+                for n in range(_LANES):
+                    dx = places[n] - xk
+                    d = math.sqrt(fma(dx, dx, dy2))
+                    v = 1 - d
+                    v = v if v > 0 else 0.0
+                    z[n] = z0 - z1 / (d + z2)
+                    s, v3 = _rise(v)
+                    v *= v
+                    weight[n] = wk * (v * v * (s * v3))
+                for m in range(n_kernels):
+                    powers = c[m]
+                    sums = lines[m, j : j + _LANES]
+                    for n in range(_LANES):
+                        root = _series(powers, z[n])
+                        root *= root
+                        sums[n] = fma(root * root, weight[n], sums[n])
+        out[:, i] = lines[:, :nx]
+
+
 def add_sums(
     out: np.ndarray,
     x: np.ndarray,
@@ -212,7 +265,8 @@ def add_sums(
     """
     if not out.size:
         return
-    (x, y, w), (ys, xs, step), c, variable = _scaled(x, y, w, ys, xs, kernel, radius)
+    (x, y, w), (ys, xs, step) = _scaled(x, y, w, ys, xs, radius)
+    (c,), variable = _scaled_roots([kernel], radius)
     holes = () if hole is None else (radius / hole,)
     _sum(out, x, y, w, ys, xs, step, holes, c, variable)
 
@@ -239,26 +293,57 @@ def add_sums_of_many(
     """
     if not out.size:
         return
-    (x, y, w), (ys, xs, step), c, variable = _scaled(x, y, w.T, ys, xs, kernel, radius)
+    (x, y, w), (ys, xs, step) = _scaled(x, y, w.T, ys, xs, radius)
+    (c,), variable = _scaled_roots([kernel], radius)
     _sum_many(out, x, y, np.ascontiguousarray(w), ys, xs, step, c, variable)
 
 
-def _scaled(
+def add_sums_of_kernels(
+    out: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
     w: np.ndarray,
     ys: np.ndarray,
     xs: np.ndarray,
-    kernel: tuple[float, float, float],
+    *,
+    kernels: Sequence[tuple[float, float, float]],
     radius: float,
+) -> None:
+    """`add_sums` for several kernels: distances and the window are found once for all of them.
+
+    Parameters
+    ----------
+    out : ndarray of float64, ``(n, ys.size, xs.size)``
+    kernels : sequence of (float, float, float)
+        See ``kernel`` of `add_sums`.
+    x, y, w, ys, xs, radius
+        As in `add_sums`.
+    """
+    if not out.size:
+        return
+    series, variable = _scaled_roots(kernels, radius)
+    if len(series[0]) > _HORNER + 1:  # softenings far below the radius: powers lose digits
+        for each, kernel in zip(out, kernels, strict=True):
+            add_sums(each, x, y, w, ys, xs, kernel=kernel, radius=radius)
+        return
+    (x, y, w), (ys, xs, step) = _scaled(x, y, w, ys, xs, radius)
+    _sum_kernels(out, x, y, w, ys, xs, step, tuple(series), variable)
+
+
+def _scaled(
+    x: np.ndarray, y: np.ndarray, w: np.ndarray, ys: np.ndarray, xs: np.ndarray, radius: float
 ) -> Any:
-    """Points within reach and places in units of the radius, and the series of W there."""
+    """Points within reach and places, in units of the radius."""
     rows = slice(*np.searchsorted(y, [ys[0] - radius - 1, ys[-1] + radius + 1]))
     reach = (x[rows] > xs[0] - radius - 1) & (x[rows] < xs[-1] + radius + 1)
     step = float(xs[1] - xs[0]) if xs.size > 1 else 1.0
     padded = np.concatenate([xs, xs[-1] + step * np.arange(1, _LANES + 1)])
-    alpha, softening, factor = kernel
-    c, variable = _root(alpha, softening / radius, 1.0)
-    c = tuple((factor * radius**-alpha) ** 0.25 * a for a in c)
     points = x[rows][reach] / radius, y[rows][reach] / radius, np.array(w[rows][reach], float)
-    return points, (ys / radius, padded / radius, step / radius), c, variable
+    return points, (ys / radius, padded / radius, step / radius)
+
+
+def _scaled_roots(kernels: Sequence[tuple[float, float, float]], radius: float) -> Any:
+    """Series of each kernel in units of the radius, and their variable."""
+    series, variable = _roots(tuple((a, s / radius) for a, s, _ in kernels), 1.0)
+    scales = [(factor * radius**-alpha) ** 0.25 for alpha, _, factor in kernels]
+    return [tuple(k * a for a in c) for k, c in zip(scales, series, strict=True)], variable

@@ -365,6 +365,35 @@ def evaluate_many(
     return out
 
 
+def evaluate_kernels(
+    coeffs: list[np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    plans: list[Plan],
+) -> np.ndarray:
+    """`evaluate` for several kernels, float64 ``(n, ys.size, xs.size)``.
+
+    ``plans`` differ in alpha and softening alone and have no middle part; ``coeffs`` are the far
+    parts of each. The near part finds distances and the window once for all kernels.
+    """
+    one = plans[0]
+    if one.r_near < one.r_c:
+        raise ValueError("give plans with r_c, which have no middle part")
+    ys, xs = np.array(ys, np.float64), np.array(xs, np.float64)
+    out = np.zeros((len(plans), ys.size, xs.size))
+    kernels = [plan.kernel for plan in plans]
+    for first in range(0, ys.size, _BAND):
+        band = slice(first, first + _BAND)
+        rows, rho = ys[band], out[:, band]
+        for each, far in zip(rho, coeffs, strict=True):
+            bsplines.add_values(each, far, rows, xs, one.origin, one.cell, (0, 0))
+        nearby.add_sums_of_kernels(rho, x, y, w, rows, xs, kernels=kernels, radius=one.r_near)
+    return out
+
+
 def _middle(
     x: np.ndarray, y: np.ndarray, w: np.ndarray, ys: np.ndarray, xs: np.ndarray, plan: Plan
 ) -> tuple[np.ndarray, tuple[int, int]]:
