@@ -19,6 +19,7 @@ BENCHMARKS = {
     "highpass": ("highpass", "run"),
     "peaks": ("peaks", "run"),
     "density": ("density", "run"),
+    "scan": ("scan", "run"),
     "pipeline": ("pipeline", "run"),
     "overhead": ("stored", "overhead"),
     "scaling": ("stored", "scaling"),
