@@ -183,7 +183,7 @@ def transfer_test(
         s=poisson_noise(boxes["n"], boxes["area"]),
         good=boxes["good"] & tested,
         blocks=sky_blocks(boxes, jackknife),
-        fit_status=relation["status"] if "status" in relation else np.array("", object),
+        fit_status=relation["status"],
         **{k: boxes[k] for k in ("kappa", "area")},
         **{k: relation[k] for k in NUMBERS},
     )

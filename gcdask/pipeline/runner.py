@@ -51,12 +51,12 @@ class Failed:
     @property
     def is_of_the_worker(self) -> bool:
         """Whether its workers died: of this task, or of another one beside it."""
-        return type(self.error).__name__ == "KilledWorker"
+        return _killed(self.error)
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
         """From what a task raised."""
-        if type(error).__name__ == "KilledWorker":
+        if _killed(error):
             return cls("its worker was killed several times (out of memory?)", error)
         text = " ".join(str(error).split())
         own = isinstance(error, GcdaskError)
@@ -278,6 +278,10 @@ class Runner:
             spent = time.perf_counter() - start
             self.timings[name] = round(self.timings.get(name, 0.0) + spent, 3)
         self.progress(name, total, total)
+
+
+def _killed(error: BaseException) -> bool:
+    return type(error).__name__ == "KilledWorker"
 
 
 def _same(value: Any) -> Any:
